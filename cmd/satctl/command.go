@@ -51,6 +51,12 @@ func find(name string) (command, bool) {
 	switch name {
 	case "submit":
 		return command{submitHelp, submit}, true
+	case "enroll":
+		return command{enrollHelp, enroll}, true
+	case "revoke":
+		return command{revokeHelp, revoke}, true
+	case "keygen":
+		return command{keygenHelp, keygen}, true
 	case "version":
 		return command{versionHelp, version}, true
 	default:
@@ -65,6 +71,9 @@ Usage:
 
 Commands:
   submit    send jobs to a satellite and print what it answers
+  enroll    make keys, address, broker user and settings of a new satellite
+  revoke    cut a satellite off
+  keygen    make a WireGuard key that stays at the site
   version   print the version
 
 satctl COMMAND --help says more, with examples.
