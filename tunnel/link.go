@@ -1,0 +1,209 @@
+package tunnel
+
+import (
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/tun"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// linkQueue is how many packets wait between the TCP stack and WireGuard. A
+// full queue holds the stack back, so that nothing is lost inside the process.
+const linkQueue = 256
+
+// A link joins WireGuard and the network stack: to the one it is a TUN
+// device, to the other a network interface.
+//
+// WireGuard's own netstack hands over one packet a read, which costs half of
+// the throughput; here a read takes all that wait, up to the batch of the UDP
+// socket, which then leave in one system call.
+type link struct {
+	mtu    atomic.Uint32
+	maxSeg atomic.Uint32 // TCP segments are kept to this many bytes; 0: as large as they are
+	asked  atomic.Uint64 // packets out to which an answer is due
+	admit  func(packet []byte) bool
+
+	out    chan *stack.PacketBuffer
+	events chan tun.Event
+	done   chan struct{}
+	close  sync.Once
+
+	mu         sync.RWMutex
+	dispatcher stack.NetworkDispatcher // guarded by mu
+}
+
+var (
+	_ tun.Device         = tunDevice{}
+	_ stack.LinkEndpoint = (*link)(nil)
+)
+
+// newLink makes a link for packets of up to mtu bytes. A packet from the peer
+// that admit refuses is dropped; nil admits all.
+func newLink(mtu int, admit func([]byte) bool) *link {
+	l := &link{
+		out:    make(chan *stack.PacketBuffer, linkQueue),
+		events: make(chan tun.Event, 1),
+		done:   make(chan struct{}),
+		admit:  admit,
+	}
+	l.mtu.Store(uint32(mtu)) //nolint:gosec // Validate keeps it under 2^16
+	l.events <- tun.EventUp
+	return l
+}
+
+// tunDevice is the side of a link that WireGuard sees. It is a type of its own
+// because both sides have a Close, an MTU and a Name of other kinds.
+type tunDevice struct{ *link }
+
+// Read takes all packets that wait, at least one, at most one for each buffer.
+func (d tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	var first *stack.PacketBuffer
+	select {
+	case <-d.done:
+		return 0, os.ErrClosed
+	case first = <-d.out:
+	}
+	sizes[0] = d.unload(first, bufs[0][offset:])
+	for n := 1; n < len(bufs); n++ {
+		select {
+		case pkt := <-d.out:
+			sizes[n] = d.unload(pkt, bufs[n][offset:])
+		default:
+			return n, nil
+		}
+	}
+	return len(bufs), nil
+}
+
+// unload copies a packet out and returns its length.
+func (d tunDevice) unload(pkt *stack.PacketBuffer, to []byte) int {
+	n := 0
+	for _, part := range pkt.AsSlices() {
+		n += copy(to[n:], part)
+	}
+	pkt.DecRef()
+	packet := to[:n]
+	if expectsAnswer(packet) {
+		d.asked.Add(1)
+	}
+	if limit := d.maxSeg.Load(); limit != 0 {
+		clampMSS(packet, uint16(limit)) //nolint:gosec // setMaxSegment keeps it under 2^16
+	}
+	return n
+}
+
+// Write hands packets that WireGuard has authenticated to the stack.
+func (d tunDevice) Write(bufs [][]byte, offset int) (int, error) {
+	d.mu.RLock()
+	dispatcher := d.dispatcher
+	d.mu.RUnlock()
+	if dispatcher == nil {
+		return 0, os.ErrClosed
+	}
+	for _, buf := range bufs {
+		d.deliver(dispatcher, buf[offset:])
+	}
+	return len(bufs), nil
+}
+
+func (d tunDevice) deliver(dispatcher stack.NetworkDispatcher, packet []byte) {
+	if len(packet) == 0 || (d.admit != nil && !d.admit(packet)) {
+		return
+	}
+	protocol := header.IPv4ProtocolNumber
+	switch packet[0] >> 4 {
+	case 4:
+	case 6:
+		protocol = header.IPv6ProtocolNumber
+	default:
+		return
+	}
+	if limit := d.maxSeg.Load(); limit != 0 {
+		clampMSS(packet, uint16(limit)) //nolint:gosec // setMaxSegment keeps it under 2^16
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
+	dispatcher.DeliverNetworkPacket(protocol, pkt)
+	pkt.DecRef()
+}
+
+func (d tunDevice) Name() (string, error)    { return "netstack", nil }
+func (d tunDevice) File() *os.File           { return nil }
+func (d tunDevice) Events() <-chan tun.Event { return d.events }
+func (d tunDevice) MTU() (int, error)        { return int(d.mtu.Load()), nil }
+func (d tunDevice) BatchSize() int           { return conn.IdealBatchSize }
+
+// Close ends Read and everything that waits to write. It closes no channel
+// that another goroutine may send on, and it may be called twice.
+func (d tunDevice) Close() error {
+	d.close.Do(func() {
+		close(d.done)
+		close(d.events)
+	})
+	return nil
+}
+
+// WritePackets queues packets of the stack. When the queue is full it waits
+// for WireGuard to take some, as a socket would.
+func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	for n, pkt := range pkts.AsSlice() {
+		held := pkt.Clone()
+		select {
+		case l.out <- held:
+		case <-l.done:
+			held.DecRef()
+			return n, &tcpip.ErrClosedForSend{}
+		}
+	}
+	return pkts.Len(), nil
+}
+
+// drain drops what was queued after the reader ended.
+func (l *link) drain() {
+	for {
+		select {
+		case pkt := <-l.out:
+			pkt.DecRef()
+		default:
+			return
+		}
+	}
+}
+
+// Attach is told where packets from the peer go; nil detaches.
+func (l *link) Attach(dispatcher stack.NetworkDispatcher) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dispatcher = dispatcher
+}
+
+// IsAttached says whether the stack takes packets.
+func (l *link) IsAttached() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.dispatcher != nil
+}
+
+// MTU is the size of the largest packet in bytes.
+func (l *link) MTU() uint32 { return l.mtu.Load() }
+
+// SetMTU changes it.
+func (l *link) SetMTU(mtu uint32) { l.mtu.Store(mtu) }
+
+// The rest of a network interface, which has no link layer here.
+
+func (*link) MaxHeaderLength() uint16                      { return 0 }
+func (*link) LinkAddress() tcpip.LinkAddress               { return "" }
+func (*link) SetLinkAddress(tcpip.LinkAddress)             {}
+func (*link) Capabilities() stack.LinkEndpointCapabilities { return 0 }
+func (*link) Wait()                                        {}
+func (*link) ARPHardwareType() header.ARPHardwareType      { return header.ARPHardwareNone }
+func (*link) AddHeader(*stack.PacketBuffer)                {}
+func (*link) ParseHeader(*stack.PacketBuffer) bool         { return true }
+func (*link) Close()                                       {}
+func (*link) SetOnCloseAction(func())                      {}

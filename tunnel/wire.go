@@ -1,0 +1,126 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+)
+
+// closeLimit is how long a device may take to stop. Stopping it is known to
+// hang (reports 85 and 134 of wireguard-go), and a process that ends must not.
+const closeLimit = 5 * time.Second
+
+var errStuck = errors.New("the WireGuard device did not stop in time; end the process")
+
+// wire is one WireGuard device over one netstack.
+type wire struct {
+	dev *device.Device
+	net *netstack
+}
+
+// openWire starts a device with an identity and no peers.
+func openWire(ctx context.Context, net *netstack, bind conn.Bind, log *slog.Logger, key PrivateKey, port uint16) (*wire, error) {
+	w := &wire{dev: device.NewDevice(tunDevice{net.link}, bind, deviceLog(ctx, log)), net: net}
+	if err := w.set(deviceText(key, port)); err != nil {
+		return nil, errors.Join(err, w.close())
+	}
+	if err := w.dev.Up(); err != nil {
+		return nil, errors.Join(fmt.Errorf("UDP port %d: %w", port, err), w.close())
+	}
+	return w, nil
+}
+
+// close stops the device and then the stack, in this order, so that nothing
+// is delivered into a stack that is gone.
+func (w *wire) close() error {
+	w.net.abort()
+	w.flush()
+	done := make(chan struct{})
+	go func() { // ends when the device does; if that hangs, closeLimit gives it up
+		defer close(done)
+		w.dev.Close()
+	}()
+	timer := time.NewTimer(closeLimit)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		return errStuck
+	}
+	w.net.close()
+	return nil
+}
+
+// flush lets the last packets out, the resets that abort has just written.
+func (w *wire) flush() {
+	const limit, step = 100 * time.Millisecond, 5 * time.Millisecond
+	tick := time.NewTicker(step)
+	defer tick.Stop()
+	for range limit / step {
+		<-tick.C
+		if len(w.net.link.out) == 0 {
+			return
+		}
+	}
+}
+
+func (w *wire) states() map[PublicKey]peerState {
+	text, err := w.dev.IpcGet()
+	if err != nil {
+		return nil
+	}
+	return readState(text)
+}
+
+// port is the UDP port that the device listens on; 0: none.
+func (w *wire) port() uint16 {
+	text, _ := w.dev.IpcGet()
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), "listen_port="); ok {
+			n, _ := strconv.ParseUint(value, 10, 16)
+			return uint16(n)
+		}
+	}
+	return 0
+}
+
+func (w *wire) set(text string) error {
+	if err := w.dev.IpcSet(text); err != nil {
+		return errors.New("the WireGuard device refused a change of its configuration") // its own words may hold a key
+	}
+	return nil
+}
+
+// initiate sends a handshake. With renew the present session is given up, and
+// the limit of one initiation in five seconds does not apply.
+func (w *wire) initiate(key PublicKey, renew bool) {
+	peer := w.dev.LookupPeer(device.NoisePublicKey(key))
+	if peer == nil {
+		return
+	}
+	if renew {
+		peer.ExpireCurrentKeypairs()
+	}
+	_ = peer.SendHandshakeInitiation(false) // a failed send is seen as silence
+}
+
+// deviceLog gives the device's lines to slog: its errors as warnings, for the
+// tunnel lives on, and the rest as debug.
+func deviceLog(ctx context.Context, log *slog.Logger) *device.Logger {
+	say := func(level slog.Level) func(string, ...any) {
+		return func(format string, args ...any) {
+			if !log.Enabled(ctx, level) || strings.HasPrefix(format, "Routine: ") {
+				return
+			}
+			log.Log(ctx, level, "wireguard", "detail", fmt.Sprintf(format, args...))
+		}
+	}
+	return &device.Logger{Verbosef: say(slog.LevelDebug), Errorf: say(slog.LevelWarn)}
+}
