@@ -90,13 +90,17 @@ var (
 	ErrStopping  = errors.New("the satellite is stopping")
 )
 
-// FaultOf turns the error of a driver into a Fault. What ended ctx wins over
-// what the interrupted operation said of it.
+// FaultOf turns the error of a driver into a Fault. A clear answer of the
+// device stands; else what ended ctx wins over what the interrupted operation
+// said of it.
 func FaultOf(ctx context.Context, err error) *Fault {
 	stage := StageExecute
 	var fault *Fault
 	if errors.As(err, &fault) {
 		stage = fault.Stage
+	}
+	if fault != nil && fault.definite() {
+		return fault
 	}
 	switch cause := context.Cause(ctx); {
 	case cause == nil:
@@ -105,9 +109,6 @@ func FaultOf(ctx context.Context, err error) *Fault {
 	case errors.Is(cause, ErrStopping):
 		return Faultf(CodeCancelled, stage, "%v", ErrStopping)
 	case fault == nil || fault.Code != CodeTimeout:
-		if fault != nil && fault.definite() {
-			return fault
-		}
 		return Faultf(CodeTimeout, stage, "no answer within the job's time limit")
 	}
 	if fault != nil {

@@ -1,0 +1,388 @@
+package jobs
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// JournalOptions say where a journal is and how large it may become.
+type JournalOptions struct {
+	Dir      string
+	MaxAge   time.Duration // of terminal records; 0: 7 days
+	MaxBytes int64         // of all of them; 0: 256 MiB
+	Logger   *slog.Logger
+}
+
+// Journal makes sure that a write is run at most once, under any number of
+// crashes of any number of processes on one host. For each write there are, in
+// one directory, named by the digest of its key:
+//
+//	NAME.claim   the right to run it: put there by link(2), so that only one
+//	             process can; locked (flock) by whoever runs it, as long as it
+//	             lives; a line is added right before the first byte is sent
+//	NAME.done    its result: put there by link(2), so that the first one stays
+//	NAME.try     how often it has been begun (of any job that came again)
+//
+// A claim whose lock is free and that has no result belonged to a process that
+// died: nobody knows whether the change was made. A journal holds no
+// credentials: a claim has the id of its job, a record the result.
+type Journal struct {
+	JournalOptions
+
+	born time.Time
+	boot string // tells crashes of a process from crashes of the machine
+}
+
+// What Claim finds in place of the right to run a write.
+var ErrHeld = errors.New("another process runs this write now")
+
+// FinishedError holds the result of a write that has ended.
+type FinishedError struct{ Result []byte }
+
+func (*FinishedError) Error() string { return "this write has been run" }
+
+// InterruptedError says that the process which ran a write died.
+type InterruptedError struct {
+	Sent bool // a byte of the change may have left
+	At   time.Time
+}
+
+func (*InterruptedError) Error() string { return "the process that ran this write died" }
+
+const (
+	defaultJournalAge   = 7 * 24 * time.Hour
+	defaultJournalBytes = 256 << 20
+	journalVersion      = "usm-journal-1"
+)
+
+// OpenJournal opens the journal in a directory, or makes it. An error means
+// that writes must not be run.
+func OpenJournal(o JournalOptions) (*Journal, error) {
+	if o.MaxAge <= 0 {
+		o.MaxAge = defaultJournalAge
+	}
+	if o.MaxBytes <= 0 {
+		o.MaxBytes = defaultJournalBytes
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	j := &Journal{JournalOptions: o, boot: bootID()}
+	if err := prepareDir(o.Dir); err != nil {
+		return nil, err
+	}
+	return j, j.identify()
+}
+
+// identify reads when the journal was made and by which version, or writes it.
+func (j *Journal) identify() error {
+	path := filepath.Join(j.Dir, "version")
+	text, err := os.ReadFile(path) //nolint:gosec // a file of ours
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := j.place(path, []byte(journalVersion+" "+time.Now().UTC().Format(time.RFC3339Nano)+"\n")); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		text, err = os.ReadFile(path) //nolint:gosec // a file of ours
+	}
+	if err != nil {
+		return err
+	}
+	version, born, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
+	if version != journalVersion && strings.HasPrefix(version, "usm-journal-") {
+		return fmt.Errorf("the journal in %s was written by another version of the satellite (%s)", j.Dir, version)
+	}
+	if j.born, err = time.Parse(time.RFC3339Nano, born); err != nil {
+		// Damaged: what came before may be lost with it, so it counts as new.
+		j.born = time.Now()
+		return os.Remove(path)
+	}
+	return nil
+}
+
+// place puts data at path, whole and durable, unless there is something.
+func (j *Journal) place(path string, data []byte) error {
+	f, err := writeTemp(j.Dir, data)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	err = os.Link(f.Name(), path)
+	_ = os.Remove(f.Name())
+	if err != nil {
+		return err
+	}
+	return syncDir(j.Dir)
+}
+
+// Born returns when the journal was made, by the clock of that moment.
+func (j *Journal) Born() time.Time { return j.born }
+
+func (j *Journal) path(key, kind string) string { return filepath.Join(j.Dir, nameOf(key)+kind) }
+
+// Claim is the right to run one write. It is given back by Finish or Release;
+// the death of the process leaves it behind for others to find.
+type Claim struct {
+	j    *Journal
+	key  string
+	file *os.File
+}
+
+type claimHead struct {
+	JobID string    `json:"job_id"`
+	At    time.Time `json:"at"`
+	Boot  string    `json:"boot"`
+}
+
+const sendingLine = "sending\n"
+
+// Claim takes the right to run the write with this key. It is on disk when
+// Claim returns. Errors: *FinishedError, ErrHeld; with *InterruptedError a
+// claim is returned all the same, for nothing but Finish: the write must not
+// be run. Any other error means that the journal does not work.
+func (j *Journal) Claim(key, jobID string) (*Claim, error) {
+	for {
+		if result, err := j.result(key); err != nil {
+			return nil, err
+		} else if result != nil {
+			return nil, &FinishedError{result}
+		}
+		claim, err := j.create(key, jobID)
+		if errors.Is(err, fs.ErrExist) {
+			claim, err = j.inherit(key)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // given back between the two looks
+			}
+		}
+		if claim == nil {
+			return nil, err
+		}
+		// It may have ended since the first look.
+		if result, lookErr := j.result(key); lookErr == nil && result != nil {
+			_ = claim.Release()
+			return nil, &FinishedError{result}
+		}
+		return claim, err
+	}
+}
+
+// result returns the terminal record of a write; nil: there is none.
+func (j *Journal) result(key string) ([]byte, error) {
+	data, err := os.ReadFile(j.path(key, ".done"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	body, err := decodeRecord(data)
+	if err != nil {
+		// The disk lost it. That it is there says that the write was run.
+		return nil, &InterruptedError{Sent: true, At: time.Now()}
+	}
+	return body, nil
+}
+
+// create puts a claim there that is locked from its first moment on.
+func (j *Journal) create(key, jobID string) (*Claim, error) {
+	head, err := json.Marshal(claimHead{JobID: jobID, At: time.Now().UTC(), Boot: j.boot})
+	if err != nil {
+		return nil, err
+	}
+	f, err := writeTemp(j.Dir, append(head, '\n'))
+	if err != nil {
+		return nil, err
+	}
+	if err := lock(f); err != nil {
+		_ = f.Close()
+		_ = os.Remove(f.Name())
+		return nil, err
+	}
+	err = os.Link(f.Name(), j.path(key, ".claim"))
+	_ = os.Remove(f.Name())
+	if err == nil {
+		err = syncDir(j.Dir)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return &Claim{j, key, f}, nil
+}
+
+// inherit looks at a claim that is there already.
+func (j *Journal) inherit(key string) (*Claim, error) {
+	f, err := os.OpenFile(j.path(key, ".claim"), os.O_RDWR|os.O_APPEND, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := lock(f); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	if !sameFile(f, j.path(key, ".claim")) {
+		_ = f.Close()
+		return nil, fs.ErrNotExist
+	}
+	claim := &Claim{j, key, f}
+	if why := j.interrupted(f); why != nil {
+		return claim, why
+	}
+	return claim, nil
+}
+
+// interrupted says what is known of the run of a holder that died. Where the
+// machine has been up since, the missing of the "sending" line proves that
+// nothing was sent: the line was written (if not synced) before the first byte.
+func (j *Journal) interrupted(f *os.File) *InterruptedError {
+	unknown := &InterruptedError{Sent: true, At: time.Now()}
+	if info, err := f.Stat(); err == nil {
+		unknown.At = info.ModTime()
+	}
+	data := make([]byte, 4<<10)
+	n, _ := f.ReadAt(data, 0)
+	line, rest, whole := bytes.Cut(data[:n], []byte("\n"))
+	var head claimHead
+	if !whole || json.Unmarshal(line, &head) != nil {
+		return unknown
+	}
+	unknown.At = head.At
+	if len(rest) == 0 && head.Boot != "" && head.Boot == j.boot {
+		return nil
+	}
+	return unknown
+}
+
+// Sending notes that the next thing to happen is the first byte to the device.
+func (c *Claim) Sending() error {
+	_, err := c.file.WriteString(sendingLine)
+	return err
+}
+
+// Finish makes result the end of the write, unless there is one already, and
+// returns the one that stands. After an error the claim stays: the write
+// counts as interrupted.
+func (c *Claim) Finish(result []byte) (winner []byte, err error) {
+	defer func() { _ = c.file.Close() }()
+	done := c.j.path(c.key, ".done")
+	err = c.j.place(done, encodeRecord(result))
+	if errors.Is(err, fs.ErrExist) {
+		var damaged *InterruptedError
+		winner, err = c.j.result(c.key)
+		if errors.As(err, &damaged) {
+			return result, c.j.replace(done, encodeRecord(result))
+		}
+	} else if err == nil {
+		winner = result
+	}
+	if err != nil {
+		return nil, err
+	}
+	_ = os.Remove(c.j.path(c.key, ".claim"))
+	return winner, nil
+}
+
+func (j *Journal) replace(path string, data []byte) error {
+	f, err := writeTemp(j.Dir, data)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Rename(f.Name(), path), syncDir(j.Dir))
+}
+
+// Release gives the right back: nothing was sent, the write may be run later.
+func (c *Claim) Release() error {
+	defer func() { _ = c.file.Close() }()
+	return os.Remove(c.j.path(c.key, ".claim"))
+}
+
+// Begin counts an attempt at a job on disk. It returns how many were begun
+// before and never ended; done must be called when this one ends.
+func (j *Journal) Begin(key string) (earlier int, done func(), err error) {
+	path := j.path(key, ".try")
+	if text, err := os.ReadFile(path); err == nil { //nolint:gosec // a file of ours
+		earlier, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+	}
+	// Not synced: it counts deaths of the process, which the page cache survives.
+	if err := os.WriteFile(path, []byte(strconv.Itoa(earlier+1)), 0o600); err != nil {
+		return earlier, func() {}, err
+	}
+	return earlier, func() { _ = os.Remove(path) }, nil
+}
+
+// Sweep removes what is too old, and the oldest results where all are too
+// large together.
+func (j *Journal) Sweep(now time.Time) error {
+	entries, err := os.ReadDir(j.Dir)
+	if err != nil {
+		return err
+	}
+	var kept []fs.FileInfo
+	var total int64
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || e.Name() == "version" {
+			continue
+		}
+		old := now.Sub(info.ModTime()) > j.MaxAge
+		if old || strings.HasPrefix(e.Name(), tempPrefix) && staleTemp(info) {
+			_ = os.Remove(filepath.Join(j.Dir, e.Name()))
+			continue
+		}
+		if strings.HasSuffix(e.Name(), ".done") {
+			kept = append(kept, info)
+			total += info.Size()
+		}
+	}
+	slices.SortFunc(kept, func(a, b fs.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
+	for _, info := range kept {
+		if total <= j.MaxBytes {
+			break
+		}
+		_ = os.Remove(filepath.Join(j.Dir, info.Name()))
+		total -= info.Size()
+	}
+	return nil
+}
+
+// staleTemp: an unfinished file of a process that is gone, or as good as.
+func staleTemp(info fs.FileInfo) bool { return time.Since(info.ModTime()) > time.Minute }
+
+// lock takes the exclusive lock of a file without waiting. It ends with the
+// file's last descriptor, that is with the process at the latest.
+func lock(f *os.File) error {
+	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return ErrHeld
+	}
+	return err
+}
+
+func sameFile(f *os.File, path string) bool {
+	here, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(path)
+	return err == nil && os.SameFile(here, there)
+}
+
+// bootID is fixed for as long as the kernel runs; "" where it cannot be known.
+var bootID = sync.OnceValue(func() string {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+})

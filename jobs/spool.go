@@ -1,0 +1,313 @@
+package jobs
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// SpoolOptions say where a spool is and how large it may become.
+type SpoolOptions struct {
+	Dir      string
+	MaxBytes int64         // 0: 256 MiB
+	MaxAge   time.Duration // of results of reads; 0: 24 hours
+	Logger   *slog.Logger
+}
+
+// Spool keeps results on disk until the broker takes them: one record file
+// each, named by the digest of the job's id, so that any process of the host
+// finds the answer to a job. Results of reads give way, oldest first, where
+// the spool is full; results of writes never do.
+type Spool struct {
+	SpoolOptions
+
+	mu      sync.Mutex
+	bytes   int64     // of all records, as far as known. Guarded by mu
+	names   []string  // oldest first, as of scanned. Guarded by mu
+	scanned time.Time // guarded by mu
+	evicted uint64    // guarded by mu
+}
+
+var _ Outbox = (*Spool)(nil)
+
+// Why a spool does not take or give a result.
+var (
+	ErrSpoolFull = errors.New("the spool is full of results of writes")
+	ErrTaken     = errors.New("another process sends this result")
+)
+
+const (
+	defaultSpoolBytes = 256 << 20
+	defaultSpoolAge   = 24 * time.Hour
+	spoolSuffix       = ".msg"
+	rescanAfter       = 2 * time.Second
+)
+
+// OpenSpool opens the spool in a directory, or makes it.
+func OpenSpool(o SpoolOptions) (*Spool, error) {
+	if o.MaxBytes <= 0 {
+		o.MaxBytes = defaultSpoolBytes
+	}
+	if o.MaxAge <= 0 {
+		o.MaxAge = defaultSpoolAge
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := prepareDir(o.Dir); err != nil {
+		return nil, err
+	}
+	s := &Spool{SpoolOptions: o}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s, s.scan()
+}
+
+// spooled is the head of a record: the message without its body.
+type spooled struct {
+	Message
+
+	Body     []byte    `json:"-"` // follows as it is
+	StoredAt time.Time `json:"stored_at"`
+}
+
+// Put takes charge of a result: it is on disk when Put returns nil. Of two
+// results of one job the first stays.
+func (s *Spool) Put(m Message) error {
+	head, err := json.Marshal(spooled{Message: m, StoredAt: time.Now().UTC()})
+	if err != nil {
+		return err
+	}
+	record := encodeRecord(slices.Concat(head, []byte("\n"), m.Body))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.makeRoom(int64(len(record))); err != nil {
+		return err
+	}
+	f, err := writeTemp(s.Dir, record)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	name := nameOf(m.JobID) + spoolSuffix
+	err = os.Link(f.Name(), filepath.Join(s.Dir, name))
+	_ = os.Remove(f.Name())
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	s.bytes += int64(len(record))
+	s.names = append(s.names, name)
+	return syncDir(s.Dir)
+}
+
+// makeRoom evicts results of reads, oldest first, until n bytes fit.
+func (s *Spool) makeRoom(n int64) error {
+	if s.bytes+n <= s.MaxBytes {
+		return nil
+	}
+	if err := s.scan(); err != nil {
+		return err
+	}
+	for _, name := range slices.Clone(s.names) {
+		if s.bytes+n <= s.MaxBytes {
+			return nil
+		}
+		m, size, err := s.read(name)
+		if err != nil || m.Write {
+			continue
+		}
+		if os.Remove(filepath.Join(s.Dir, name)) == nil {
+			s.evicted++
+			s.forget(name, size)
+			s.Logger.Warn("the spool is full: the oldest result of a read is dropped", "job_id", m.JobID, "dropped_so_far", s.evicted)
+		}
+	}
+	if s.bytes+n <= s.MaxBytes {
+		return nil
+	}
+	return ErrSpoolFull
+}
+
+// scan reads the directory: other processes put results there as well.
+func (s *Spool) scan() error {
+	entries, err := os.ReadDir(s.Dir)
+	if err != nil {
+		return err
+	}
+	type aged struct {
+		name string
+		at   time.Time
+	}
+	var found []aged
+	s.bytes = 0
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !strings.HasSuffix(e.Name(), spoolSuffix) {
+			continue
+		}
+		s.bytes += info.Size()
+		found = append(found, aged{e.Name(), info.ModTime()})
+	}
+	slices.SortFunc(found, func(a, b aged) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.name, b.name)) })
+	s.names = s.names[:0]
+	for _, f := range found {
+		s.names = append(s.names, f.name)
+	}
+	s.scanned = time.Now()
+	return nil
+}
+
+func (s *Spool) forget(name string, size int64) {
+	s.bytes -= size
+	if i := slices.Index(s.names, name); i >= 0 {
+		s.names = slices.Delete(s.names, i, i+1)
+	}
+}
+
+// read returns a record. A damaged one is moved aside: it is counted in no
+// list, and an engineer can look at it.
+func (s *Spool) read(name string) (Message, int64, error) {
+	path := filepath.Join(s.Dir, name)
+	data, err := os.ReadFile(path) //nolint:gosec // a name from our directory
+	if err != nil {
+		return Message{}, 0, err
+	}
+	m, err := decodeSpooled(data)
+	if err != nil {
+		_ = os.Rename(path, path+".damaged")
+		s.Logger.Error("a kept result is damaged and cannot be sent", "file", name+".damaged")
+	}
+	return m, int64(len(data)), err
+}
+
+func decodeSpooled(data []byte) (Message, error) {
+	record, err := decodeRecord(data)
+	if err != nil {
+		return Message{}, err
+	}
+	head, body, ok := bytes.Cut(record, []byte("\n"))
+	var sp spooled
+	if !ok || json.Unmarshal(head, &sp) != nil {
+		return Message{}, errDamaged
+	}
+	sp.Message.Body = body
+	return sp.Message, nil
+}
+
+// Oldest returns the names of up to n results that wait, oldest first.
+func (s *Spool) Oldest(n int) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.names) == 0 || time.Since(s.scanned) > rescanAfter {
+		_ = s.scan() // what cannot be read now is found next time
+	}
+	return slices.Clone(s.names[:min(n, len(s.names))])
+}
+
+// Take returns a waiting result for sending. No other process gets it until
+// done is called; done(true) removes it.
+func (s *Spool) Take(name string) (m Message, done func(sent bool), err error) {
+	path := filepath.Join(s.Dir, name)
+	f, err := os.Open(path) //nolint:gosec // a name from Oldest
+	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.forget(name, 0)
+		return Message{}, nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+		}
+	}()
+	if err := lock(f); err != nil {
+		return Message{}, nil, ErrTaken
+	}
+	if !sameFile(f, path) {
+		return Message{}, nil, fs.ErrNotExist
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return Message{}, nil, err
+	}
+	if m, err = decodeSpooled(data); err != nil {
+		_ = os.Rename(path, path+".damaged")
+		s.Logger.Error("a kept result is damaged and cannot be sent", "file", name+".damaged")
+		return Message{}, nil, err
+	}
+	return m, func(sent bool) {
+		if sent && os.Remove(path) == nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.forget(name, int64(len(data)))
+		}
+		_ = f.Close()
+	}, nil
+}
+
+// Find returns the waiting result of a job.
+func (s *Spool) Find(jobID string) (Message, bool) {
+	data, err := os.ReadFile(filepath.Join(s.Dir, nameOf(jobID)+spoolSuffix))
+	if err != nil {
+		return Message{}, false
+	}
+	m, err := decodeSpooled(data)
+	return m, err == nil && m.JobID == jobID
+}
+
+// Len returns how many results wait, as far as this process knows.
+func (s *Spool) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.names)
+}
+
+// Full says that results of writes alone fill the spool to nine tenths, so
+// that no further write should be started.
+func (s *Spool) Full() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes > s.MaxBytes/10*9
+}
+
+// Evicted returns how many results of reads had to give way.
+func (s *Spool) Evicted() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.evicted
+}
+
+// Sweep removes results of reads that are too old for anybody to want them.
+func (s *Spool) Sweep(now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.scan(); err != nil {
+		return err
+	}
+	for _, name := range slices.Clone(s.names) {
+		info, err := os.Stat(filepath.Join(s.Dir, name))
+		if err != nil || now.Sub(info.ModTime()) <= s.MaxAge {
+			continue
+		}
+		m, size, err := s.read(name)
+		if err == nil && !m.Write && os.Remove(filepath.Join(s.Dir, name)) == nil {
+			s.evicted++
+			s.forget(name, size)
+			s.Logger.Warn("a result of a read was kept for too long and is dropped", "job_id", m.JobID)
+		}
+	}
+	return nil
+}

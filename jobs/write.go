@@ -1,0 +1,147 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// write runs a job that changes the equipment: once, or never.
+//
+//	claim on disk → live and in time? → phase "sending" → driver → terminal
+//	record on disk (the first one wins) → result
+//
+// What a crash leaves behind is answered by whoever gets the job next.
+func (t *task) write() (*Result, error) {
+	if t.d.Journal == nil {
+		return t.fail(Faultf(CodeJournalUnavailable, StageQueue,
+			"writes are refused: the satellite has no working journal; give it a state directory (USM_STATE_DIR) that it can write to")), nil
+	}
+	if fault := t.bornAfter(); fault != nil {
+		return t.fail(fault), nil
+	}
+	claim, err := t.claim()
+	if claim == nil {
+		return t.withoutClaim(err)
+	}
+	var interrupted *InterruptedError
+	if errors.As(err, &interrupted) {
+		return t.record(claim, t.fail(interruptedFault(interrupted)))
+	}
+	if err := t.mayStart(); err != nil {
+		_ = claim.Release() // nothing was sent: the job may be run later
+		return nil, err
+	}
+	if err := claim.Sending(); err != nil {
+		_ = claim.Release()
+		return t.fail(journalFault()), nil
+	}
+	t.writing.Store(true)
+	out, err := t.drive()
+	var fault *Fault
+	if errors.Is(context.Cause(t.ctx), ErrStopping) && errors.As(err, &fault) && !fault.leavesWriteUnknown() {
+		_ = claim.Release() // stopped before the first byte left
+		return nil, ErrStopping
+	}
+	return t.record(claim, t.writeResult(out, err))
+}
+
+func (t *task) writeResult(out Output, err error) *Result {
+	r := t.result(out, err)
+	if r.Status == StatusIndeterminate {
+		r.Error = Faultf(CodeInterruptedWrite, r.Error.Stage,
+			"it is not known whether the change was made: %s (sending began at %s)", r.Error.Message, t.startedAt.UTC().Format(timeLayout))
+	}
+	return r
+}
+
+// heldRetry is how often a task looks whether a write that another process of
+// this host runs has ended.
+const heldRetry = 200 * time.Millisecond
+
+// claim takes the right to run the write. It waits where a living process has
+// it: that one's answer is then found.
+func (t *task) claim() (*Claim, error) {
+	key := t.job.IdempotencyKey
+	if key == "" {
+		key = t.job.ID
+	}
+	for {
+		claim, err := t.d.Journal.Claim(key, t.job.ID)
+		if !errors.Is(err, ErrHeld) {
+			return claim, err
+		}
+		timer := time.NewTimer(heldRetry)
+		select {
+		case <-timer.C:
+		case <-t.ctx.Done():
+			timer.Stop()
+			return nil, context.Cause(t.ctx)
+		}
+		if err := t.mayStart(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// withoutClaim says what becomes of a write that may not be run here.
+func (t *task) withoutClaim(err error) (*Result, error) {
+	var finished *FinishedError
+	var fault *Fault
+	switch {
+	case errors.As(err, &finished):
+		return nil, t.repeat(finished.Result)
+	case errors.As(err, &fault), errors.Is(err, errDropped), errors.Is(err, ErrStopping), errors.Is(err, ErrCancelled):
+		return nil, err
+	default:
+		t.d.Logger.ErrorContext(t.ctx, "a write is refused: the journal does not work", "job_id", t.job.ID, "cause", err)
+		return t.fail(journalFault()), nil
+	}
+}
+
+func journalFault() *Fault {
+	return Faultf(CodeJournalUnavailable, StageQueue,
+		"the write was not run: the satellite's journal cannot be written (is the state directory full or read-only?)")
+}
+
+func interruptedFault(e *InterruptedError) *Fault {
+	return Faultf(CodeInterruptedWrite, StageExecute,
+		"the satellite died while it ran this write (claimed at %s): it is not known whether the change was made, and it is not run again", e.At.UTC().Format(timeLayout))
+}
+
+// bornAfter finds writes that were claimed, perhaps, in a journal that is
+// gone: delivered before, and older than the journal.
+func (t *task) bornAfter() *Fault {
+	if !t.del.Redelivered || t.del.PublishedAt.IsZero() || !t.del.PublishedAt.Before(t.d.Journal.Born().Truncate(time.Second)) {
+		return nil
+	}
+	return Faultf(CodeInterruptedWrite, StageExecute,
+		"this write was delivered before, and the journal that would say whether it was run is gone (is the state directory on a volume?); it is not run again")
+}
+
+// record makes the terminal record of a write. What stands in the journal
+// after that is the answer, whoever wrote it.
+func (t *task) record(claim *Claim, r *Result) (*Result, error) {
+	body := r.encode()
+	winner, err := claim.Finish(body)
+	if err != nil {
+		t.d.Logger.ErrorContext(t.ctx, "the end of a write cannot be recorded", "job_id", t.job.ID, "cause", err)
+		return r, nil
+	}
+	t.d.counts.result(r.Status)
+	t.d.recent.put(t.job.ID, winner)
+	t.send(winner, true)
+	return nil, errAnswered
+}
+
+// errAnswered ends a task that has sent its answer by itself.
+var errAnswered = errors.New("answered")
+
+// repeat sends the terminal record of an earlier run. Where another job made
+// the change under the same idempotency key, the answer is that job's outcome
+// under this job's id.
+func (t *task) repeat(recorded []byte) error {
+	t.d.counts.fromStore.Add(1)
+	t.send(fromStore(withJobID(recorded, t.job.ID)), true)
+	return errAnswered
+}
