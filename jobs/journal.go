@@ -153,9 +153,12 @@ const sendingLine = "sending\n"
 // be run. Any other error means that the journal does not work.
 func (j *Journal) Claim(key, jobID string) (*Claim, error) {
 	for {
-		if result, err := j.result(key); err != nil {
+		var damaged *InterruptedError
+		switch result, err := j.result(key); {
+		case errors.As(err, &damaged):
+		case err != nil:
 			return nil, err
-		} else if result != nil {
+		case result != nil:
 			return nil, &FinishedError{result}
 		}
 		claim, err := j.create(key, jobID)
@@ -167,6 +170,9 @@ func (j *Journal) Claim(key, jobID string) (*Claim, error) {
 		}
 		if claim == nil {
 			return nil, err
+		}
+		if damaged != nil {
+			return claim, damaged
 		}
 		// It may have ended since the first look.
 		if result, lookErr := j.result(key); lookErr == nil && result != nil {

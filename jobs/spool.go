@@ -75,20 +75,21 @@ func OpenSpool(o SpoolOptions) (*Spool, error) {
 
 // spooled is the head of a record: the message without its body.
 type spooled struct {
-	Message
+	Message // its Body is empty, and follows as it is
 
-	Body     []byte    `json:"-"` // follows as it is
-	StoredAt time.Time `json:"stored_at"`
+	StoredAt time.Time
 }
 
 // Put takes charge of a result: it is on disk when Put returns nil. Of two
 // results of one job the first stays.
 func (s *Spool) Put(m Message) error {
-	head, err := json.Marshal(spooled{Message: m, StoredAt: time.Now().UTC()})
+	body := m.Body
+	m.Body = nil
+	head, err := json.Marshal(spooled{m, time.Now().UTC()})
 	if err != nil {
 		return err
 	}
-	record := encodeRecord(slices.Concat(head, []byte("\n"), m.Body))
+	record := encodeRecord(slices.Concat(head, []byte("\n"), body))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.makeRoom(int64(len(record))); err != nil {

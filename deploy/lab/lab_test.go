@@ -1,0 +1,41 @@
+package lab
+
+import (
+	"testing"
+	"time"
+)
+
+func TestRabbitComesBackAfterAKill(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	r, err := StartRabbit(t.Context(), RabbitConfig{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	t.Log("started in", time.Since(began))
+	if err := r.NewVhost(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.DeclareQueue(t.Context(), "a", "q", "quorum"); err != nil {
+		t.Fatal(err)
+	}
+	r.Kill()
+	if err := r.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.DeleteQueue(t.Context(), "a", "q"); err != nil {
+		t.Fatal("the queue did not survive:", err)
+	}
+}
+
+func TestSNMPDAnswers(t *testing.T) {
+	t.Parallel()
+	s, err := StartSNMPD(t.Context(), t.TempDir(), "127.0.0.1", "127.0.0.2", "::1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
