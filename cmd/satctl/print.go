@@ -32,9 +32,9 @@ func (p *printer) Result(req request, result *jobs.Result, body []byte) {
 		p.line(body)
 		return
 	}
-	fmt.Fprintf(p.out, "%s  %s %s  %d ms%s\n", result.Status, req.action, oneLine(req.target), result.RunMS, origin(result))
+	fmt.Fprintf(p.out, "%s  %s %s  %d ms%s\n", oneLine(string(result.Status)), oneLine(req.action), oneLine(req.target), result.RunMS, origin(result))
 	if result.Error != nil {
-		fmt.Fprintf(p.out, "  %s: %s (stage %s)\n", result.Error.Code, oneLine(result.Error.Message), result.Error.Stage)
+		fmt.Fprintf(p.out, "  %s: %s (stage %s)\n", oneLine(string(result.Error.Code)), oneLine(result.Error.Message), oneLine(string(result.Error.Stage)))
 	}
 	for _, warning := range result.Warnings {
 		fmt.Fprintf(p.out, "  warning: %s\n", oneLine(warning))
@@ -82,7 +82,7 @@ func (p *printer) Missing(req request, code, message string) {
 		}))
 		return
 	}
-	fmt.Fprintf(p.out, "%s  %s %s\n  %s\n", code, req.action, oneLine(req.target), message)
+	fmt.Fprintf(p.out, "%s  %s %s\n  %s\n", code, oneLine(req.action), oneLine(req.target), message)
 }
 
 func (p *printer) line(body []byte) {
@@ -202,7 +202,11 @@ func (p *printer) table(data json.RawMessage) bool {
 	}
 	oids := sortedOIDs(columns)
 	table := p.tabs()
-	fmt.Fprintf(table, "  index\t%s\n", strings.Join(oids, "\t"))
+	fmt.Fprint(table, "  index")
+	for _, oid := range oids {
+		fmt.Fprintf(table, "\t%s", oneLine(oid))
+	}
+	fmt.Fprintln(table)
 	for _, row := range found.Rows {
 		fmt.Fprintf(table, "  %s", cell(row.Index))
 		for _, oid := range oids {

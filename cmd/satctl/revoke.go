@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 
 	"usm-satellite/broker"
@@ -39,9 +40,7 @@ type revokeOptions struct {
 	deleteQueue                                   bool
 }
 
-func parseRevoke(args []string, getenv func(string) string) (*revokeOptions, error) {
-	o := &revokeOptions{}
-	flags := newFlags("revoke")
+func (o *revokeOptions) register(flags *flag.FlagSet, getenv func(string) string) {
 	o.connection.register(flags, getenv)
 	flags.StringVar(&o.satellite, "satellite", "", "")
 	flags.StringVar(&o.peersFile, "peers-file", getenv("USM_HUB_PEERS_FILE"), "")
@@ -49,6 +48,12 @@ func parseRevoke(args []string, getenv func(string) string) (*revokeOptions, err
 	flags.StringVar(&o.user, "user", "", "")
 	flags.StringVar(&o.vhost, "vhost", "", "")
 	flags.BoolVar(&o.deleteQueue, "delete-queue", false, "")
+}
+
+func parseRevoke(args []string, getenv func(string) string) (*revokeOptions, error) {
+	o := &revokeOptions{}
+	flags := newFlags("revoke")
+	o.register(flags, getenv)
 	if err := parse(flags, args); err != nil {
 		return nil, err
 	}
