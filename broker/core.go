@@ -9,15 +9,17 @@ import (
 	"sync"
 	"time"
 
-	"github.com/rabbitmq/amqp091-go"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"usm-satellite/jobs"
 )
 
 // CoreOptions says how a Core reaches its broker.
 type CoreOptions struct {
 	DSN  DSN
-	Dial func(ctx context.Context, network, address string) (net.Conn, error) // nil: a net.Dialer
-	TLS  *tls.Config                                                          // for amqps; nil: the system's roots
-	Name string                                                               // shown in the broker's list of connections
+	Dial DialFunc    // nil: a net.Dialer
+	TLS  *tls.Config // for amqps; nil: the system's roots
+	Name string      // shown in the broker's list of connections
 
 	// ResultsExchange is the exchange that the satellites answer through. Empty:
 	// they answer to the Core's own queue through the default exchange.
@@ -49,21 +51,15 @@ var (
 	ErrDisconnected = errors.New("the connection to the broker ended")
 )
 
-const (
-	coreDialTimeout = 15 * time.Second
-	coreWriteLimit  = 15 * time.Second
-	coreHeartbeat   = 10 * time.Second
-	coreUnconfirmed = 1024
-	partType        = "part"
-)
+const coreUnconfirmed = 1024 // messages that wait for their confirm
 
 // Core is the core's side of the contract: it publishes jobs, mandatory and
 // with confirms, and receives the answers on an exclusive queue of its own.
 // It does not reconnect: its queue, and the answers in it, end with the
 // connection.
 type Core struct {
-	conn    *amqp091.Connection
-	publish *amqp091.Channel
+	conn    *amqp.Connection
+	publish *amqp.Channel
 	replyTo string
 	answers chan CoreAnswer
 	unsure  chan unconfirmed
@@ -77,7 +73,7 @@ type Core struct {
 
 type unconfirmed struct {
 	id      string
-	confirm *amqp091.DeferredConfirmation
+	confirm *amqp.DeferredConfirmation
 }
 
 // OpenCore connects, and declares and consumes the queue for the answers. Its
@@ -100,86 +96,70 @@ func OpenCore(ctx context.Context, options CoreOptions) (*Core, error) {
 	return c, nil
 }
 
-func dialCore(ctx context.Context, o CoreOptions) (*amqp091.Connection, error) {
-	ctx, cancel := context.WithTimeout(ctx, coreDialTimeout)
-	defer cancel()
-	conn, err := dialSocket(ctx, o)
+func dialCore(ctx context.Context, o CoreOptions) (*amqp.Connection, error) {
+	route := o.route()
+	conn, _, err := route.dial(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", o.DSN, err)
+		return nil, coreProblem(err, route)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	properties := amqp091.NewConnectionProperties()
+	defer stop()
+	if err := conn.SetDeadline(time.Now().Add(openTimeout)); err != nil {
+		_ = conn.Close()
+		return nil, coreProblem(&stepError{stepDial, err}, route)
+	}
+	properties := amqp.NewConnectionProperties()
 	properties.SetClientConnectionName(o.Name)
-	amqpConn, err := amqp091.Open(writeLimited{conn}, amqp091.Config{
-		SASL:       []amqp091.Authentication{&amqp091.PlainAuth{Username: o.DSN.Username, Password: o.DSN.Password.Reveal()}},
+	opened, err := amqp.Open(conn, amqp.Config{
+		SASL:       []amqp.Authentication{&amqp.PlainAuth{Username: o.DSN.Username, Password: o.DSN.Password.Reveal()}},
 		Vhost:      o.DSN.VHost,
-		Heartbeat:  coreHeartbeat,
+		Heartbeat:  DefaultHeartbeat,
 		Locale:     "en_US",
 		Properties: properties,
 	})
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
 	if err != nil {
 		_ = conn.Close()
-		return nil, fmt.Errorf("open %s: %w", o.DSN, openError(o.DSN, err))
+		return nil, coreProblem(&stepError{stepOpen, err}, route)
 	}
-	return amqpConn, nil
+	_ = conn.SetDeadline(time.Time{})
+	return opened, nil
 }
 
-func dialSocket(ctx context.Context, o CoreOptions) (net.Conn, error) {
-	dial := o.Dial
-	if dial == nil {
-		dial = (&net.Dialer{}).DialContext
+// route is the one way of a core to its broker.
+func (o CoreOptions) route() Route {
+	route := Route{Name: "amqp", DSN: o.DSN, Dial: o.Dial}
+	if route.Dial == nil {
+		route.Dial = (&net.Dialer{}).DialContext
 	}
-	conn, err := dial(ctx, "tcp", o.DSN.Address())
-	if err != nil || !o.DSN.TLS {
-		return conn, err
+	if !o.DSN.TLS {
+		return route
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	route.Name, route.TLS = "amqps", &tls.Config{MinVersion: tls.VersionTLS12}
 	if o.TLS != nil {
-		config = o.TLS.Clone()
+		route.TLS = o.TLS.Clone()
 	}
-	if config.ServerName == "" {
-		config.ServerName = o.DSN.Host
+	if route.TLS.ServerName == "" {
+		route.TLS.ServerName = o.DSN.Host
 	}
-	secure := tls.Client(conn, config)
-	if err := secure.HandshakeContext(ctx); err != nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("TLS: %w", err)
-	}
-	return secure, nil
+	return route
 }
 
-// openError says what the broker refused; it does not tell a wrong password
-// from an unknown user.
-func openError(dsn DSN, err error) error {
-	var amqpErr *amqp091.Error
-	if !errors.As(err, &amqpErr) {
-		return errors.New("no AMQP 0-9-1 broker answers there in time")
+// coreProblem explains as a session does.
+func coreProblem(err error, route Route) error {
+	var at *stepError
+	if !errors.As(err, &at) {
+		return err
 	}
-	switch amqpErr.Code {
-	case amqp091.AccessRefused:
-		if amqpErr.Reason == amqp091.ErrVhost.Reason {
-			return fmt.Errorf("the user %q may not use the virtual host %q, or there is none of that name", dsn.Username, dsn.VHost)
-		}
-		return fmt.Errorf("the broker refused the login of the user %q; check the name and the password", dsn.Username)
-	case amqp091.NotAllowed:
-		return fmt.Errorf("the virtual host %q does not exist or is not for the user %q", dsn.VHost, dsn.Username)
+	p := &Problem{Step: string(at.step), cause: err}
+	switch at.step {
+	case stepDial:
+		p.Message = explainDial(err, route, "US_AMQP_DSN")
+	case stepTLS:
+		p.Message = explainTLS(err, route)
 	default:
-		return fmt.Errorf("the broker closed the connection with code %d", amqpErr.Code)
+		p.Message, p.Permanent = explainOpen(err, route, "US_AMQP_DSN")
 	}
-}
-
-// writeLimited bounds each write: the library writes without a deadline, and a
-// write into a dead connection would hold its lock.
-type writeLimited struct{ net.Conn }
-
-func (c writeLimited) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(coreWriteLimit)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
+	return p
 }
 
 func (c *Core) start(exchange string) error {
@@ -193,7 +173,7 @@ func (c *Core) start(exchange string) error {
 	if err := c.publish.Confirm(false); err != nil {
 		return fmt.Errorf("switch to publisher confirms: %w", err)
 	}
-	returns := c.publish.NotifyReturn(make(chan amqp091.Return, coreUnconfirmed))
+	returns := c.publish.NotifyReturn(make(chan amqp.Return, coreUnconfirmed))
 	c.done.Go(func() { c.receive(deliveries) })
 	c.done.Go(func() { c.settle(returns) })
 	go func() { // ends with the two above, which end with the connection
@@ -203,7 +183,7 @@ func (c *Core) start(exchange string) error {
 	return nil
 }
 
-func (c *Core) consume(exchange string) (<-chan amqp091.Delivery, error) {
+func (c *Core) consume(exchange string) (<-chan amqp.Delivery, error) {
 	channel, err := c.conn.Channel()
 	if err != nil {
 		return nil, fmt.Errorf("open a channel: %w", err)
@@ -243,10 +223,10 @@ func (c *Core) Submit(ctx context.Context, m CoreMessage) error {
 	}
 }
 
-func (c *Core) send(m CoreMessage) (*amqp091.DeferredConfirmation, error) {
-	publishing := amqp091.Publishing{
+func (c *Core) send(m CoreMessage) (*amqp.DeferredConfirmation, error) {
+	publishing := amqp.Publishing{
 		ContentType:   "application/json",
-		DeliveryMode:  amqp091.Persistent,
+		DeliveryMode:  amqp.Persistent,
 		Priority:      m.Priority,
 		CorrelationId: m.ID,
 		MessageId:     m.ID,
@@ -280,15 +260,15 @@ func (c *Core) Close() error {
 	err := c.conn.CloseDeadline(time.Now().Add(5 * time.Second))
 	for range c.answers { // until both goroutines have ended
 	}
-	if errors.Is(err, amqp091.ErrClosed) {
+	if errors.Is(err, amqp.ErrClosed) {
 		return nil
 	}
 	return err
 }
 
-func (c *Core) receive(deliveries <-chan amqp091.Delivery) {
+func (c *Core) receive(deliveries <-chan amqp.Delivery) {
 	for d := range deliveries {
-		c.deliver(CoreAnswer{ID: d.CorrelationId, Part: d.Type == partType, Body: d.Body})
+		c.deliver(CoreAnswer{ID: d.CorrelationId, Part: d.Type == jobs.TypePart, Body: d.Body})
 	}
 	c.fail()
 }
@@ -303,7 +283,7 @@ func (c *Core) deliver(answer CoreAnswer) {
 // settle waits for the confirms in the order of publishing. A return arrives
 // before the confirm of its message, so it has been seen by then: it is read
 // here and nowhere else.
-func (c *Core) settle(returns chan amqp091.Return) {
+func (c *Core) settle(returns chan amqp.Return) {
 	returned := map[string]bool{}
 	for {
 		select {
@@ -323,7 +303,7 @@ func (c *Core) settle(returns chan amqp091.Return) {
 }
 
 // await reports false when the channel has died.
-func (c *Core) await(next unconfirmed, returns chan amqp091.Return, returned map[string]bool) bool {
+func (c *Core) await(next unconfirmed, returns chan amqp.Return, returned map[string]bool) bool {
 	confirmed := next.confirm.Done()
 	for {
 		select {
@@ -370,7 +350,7 @@ func (c *Core) endError(err error) error {
 	if known := c.Err(); known != nil {
 		return known
 	}
-	if err == nil || errors.Is(err, amqp091.ErrClosed) {
+	if err == nil || errors.Is(err, amqp.ErrClosed) {
 		return ErrDisconnected
 	}
 	return fmt.Errorf("publish: %w", err)

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rabbitmq/amqp091-go"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"usm-satellite/jobs"
 )
@@ -29,7 +29,7 @@ func openCore(t *testing.T, options CoreOptions) *Core {
 
 // rawChannel is a client without the rules of the product, for the far end
 // and for what it must not be able to do.
-func rawChannel(t *testing.T, dsn DSN) *amqp091.Channel {
+func rawChannel(t *testing.T, dsn DSN) *amqp.Channel {
 	t.Helper()
 	conn, err := dialCore(t.Context(), CoreOptions{DSN: dsn, Name: "test"})
 	if err != nil {
@@ -43,9 +43,9 @@ func rawChannel(t *testing.T, dsn DSN) *amqp091.Channel {
 	return channel
 }
 
-func declare(t *testing.T, channel *amqp091.Channel, name string) {
+func declare(t *testing.T, channel *amqp.Channel, name string) {
 	t.Helper()
-	_, err := channel.QueueDeclare(name, true, false, false, false, amqp091.Table{"x-queue-type": "quorum"})
+	_, err := channel.QueueDeclare(name, true, false, false, false, amqp.Table{"x-queue-type": "quorum"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func answerAll(t *testing.T, dsn DSN, queue string) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for d := range deliveries {
-			answer := amqp091.Publishing{CorrelationId: d.CorrelationId, Type: "result", Body: d.Body}
+			answer := amqp.Publishing{CorrelationId: d.CorrelationId, Type: "result", Body: d.Body}
 			_ = channel.PublishWithContext(context.Background(), "", d.ReplyTo, false, false, answer) //nolint:forbidigo // outlives the test's own
 		}
 	})
@@ -191,7 +191,7 @@ func testCoreRefusals(t *testing.T, dsn DSN) {
 		"refused the login": with(func(d *DSN) { d.Password = jobs.NewSecret(secret) }),
 		"virtual host":      with(func(d *DSN) { d.VHost = "nope" }),
 		"refused":           with(func(d *DSN) { d.Port = closedPort }),
-		"TLS":               with(func(d *DSN) { d.TLS = true }),
+		"TLS ":              with(func(d *DSN) { d.TLS = true }),
 		"exchange":          {DSN: dsn, ResultsExchange: "no-such-exchange"},
 	} {
 		core, err := OpenCore(t.Context(), options)

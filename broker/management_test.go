@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rabbitmq/amqp091-go"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"usm-satellite/jobs"
 )
@@ -46,14 +46,14 @@ func testGrant(t *testing.T, r rabbit) {
 		}
 	}
 	for name, try := range allowed(own) {
-		if err := attempt(t, own.dsn(r.dsn), try); err != nil {
+		if err := tryAs(t, own.dsn(r.dsn), try); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for name, try := range forbidden(own, other) {
-		err := attempt(t, own.dsn(r.dsn), try)
-		var refused *amqp091.Error
-		if !errors.As(err, &refused) || refused.Code != amqp091.AccessRefused && refused.Code != amqp091.PreconditionFailed {
+		err := tryAs(t, own.dsn(r.dsn), try)
+		var refused *amqp.Error
+		if !errors.As(err, &refused) || refused.Code != amqp.AccessRefused && refused.Code != amqp.PreconditionFailed {
 			t.Errorf("%s: got %v, want a refusal", name, err)
 		}
 	}
@@ -69,14 +69,14 @@ func testGrant(t *testing.T, r rabbit) {
 	}
 }
 
-type attemptFunc func(ctx context.Context, c *amqp091.Channel) error
+type attemptFunc func(ctx context.Context, c *amqp.Channel) error
 
-// attempt runs try on a connection of its own. A refusal may come later, as
+// tryAs runs try on a connection of its own. A refusal may come later, as
 // the end of the channel: a synchronous call after it brings it to light.
-func attempt(t *testing.T, dsn DSN, try attemptFunc) error {
+func tryAs(t *testing.T, dsn DSN, try attemptFunc) error {
 	t.Helper()
 	channel := rawChannel(t, dsn)
-	closed := channel.NotifyClose(make(chan *amqp091.Error, 1))
+	closed := channel.NotifyClose(make(chan *amqp.Error, 1))
 	if err := try(t.Context(), channel); err != nil {
 		return err
 	}
@@ -94,11 +94,11 @@ func attempt(t *testing.T, dsn DSN, try attemptFunc) error {
 }
 
 func publishTo(exchange, key, userID string) attemptFunc {
-	return func(ctx context.Context, c *amqp091.Channel) error {
+	return func(ctx context.Context, c *amqp.Channel) error {
 		if err := c.Confirm(false); err != nil {
 			return err
 		}
-		confirm, err := c.PublishWithDeferredConfirm(exchange, key, true, false, amqp091.Publishing{UserId: userID})
+		confirm, err := c.PublishWithDeferredConfirm(exchange, key, true, false, amqp.Publishing{UserId: userID})
 		if err != nil {
 			return err
 		}
@@ -110,7 +110,7 @@ func publishTo(exchange, key, userID string) attemptFunc {
 }
 
 func consumeFrom(queue string) attemptFunc {
-	return func(_ context.Context, c *amqp091.Channel) error {
+	return func(_ context.Context, c *amqp.Channel) error {
 		_, err := c.Consume(queue, "", false, false, false, false, nil)
 		return err
 	}
@@ -118,7 +118,7 @@ func consumeFrom(queue string) attemptFunc {
 
 func allowed(own Grant) map[string]attemptFunc {
 	return map[string]attemptFunc{
-		"passive declare of the own queue": func(_ context.Context, c *amqp091.Channel) error {
+		"passive declare of the own queue": func(_ context.Context, c *amqp.Channel) error {
 			_, err := c.QueueDeclarePassive(own.Queue, true, false, false, false, nil)
 			return err
 		},
@@ -126,7 +126,7 @@ func allowed(own Grant) map[string]attemptFunc {
 		"publish a result":              publishTo(own.ResultsExchange, own.RoutingKey, ""),
 		"publish a result as who it is": publishTo(own.ResultsExchange, own.RoutingKey, own.User),
 		"publish a heartbeat":           publishTo(own.StatusExchange, own.RoutingKey, ""),
-		"passive declare of the exchange": func(_ context.Context, c *amqp091.Channel) error {
+		"passive declare of the exchange": func(_ context.Context, c *amqp.Channel) error {
 			return c.ExchangeDeclarePassive(own.ResultsExchange, "topic", true, false, false, false, nil)
 		},
 	}
@@ -134,8 +134,8 @@ func allowed(own Grant) map[string]attemptFunc {
 
 func forbidden(own, other Grant) map[string]attemptFunc {
 	declareQueue := func(name string, exclusive bool) attemptFunc {
-		return func(_ context.Context, c *amqp091.Channel) error {
-			_, err := c.QueueDeclare(name, !exclusive, false, exclusive, false, amqp091.Table{})
+		return func(_ context.Context, c *amqp.Channel) error {
+			_, err := c.QueueDeclare(name, !exclusive, false, exclusive, false, amqp.Table{})
 			return err
 		}
 	}
@@ -143,20 +143,20 @@ func forbidden(own, other Grant) map[string]attemptFunc {
 		"declare the own queue":      declareQueue(own.Queue, false),
 		"declare a new queue":        declareQueue("new", false),
 		"declare an exclusive queue": declareQueue("", true),
-		"declare an exchange": func(_ context.Context, c *amqp091.Channel) error {
+		"declare an exchange": func(_ context.Context, c *amqp.Channel) error {
 			return c.ExchangeDeclare("new", "topic", true, false, false, false, nil)
 		},
-		"delete the own queue": func(_ context.Context, c *amqp091.Channel) error {
+		"delete the own queue": func(_ context.Context, c *amqp.Channel) error {
 			_, err := c.QueueDelete(own.Queue, false, false, false)
 			return err
 		},
-		"delete the results exchange": func(_ context.Context, c *amqp091.Channel) error {
+		"delete the results exchange": func(_ context.Context, c *amqp.Channel) error {
 			return c.ExchangeDelete(own.ResultsExchange, false, false)
 		},
-		"bind the own queue to the results": func(_ context.Context, c *amqp091.Channel) error {
+		"bind the own queue to the results": func(_ context.Context, c *amqp.Channel) error {
 			return c.QueueBind(own.Queue, "#", own.ResultsExchange, false, nil)
 		},
-		"unbind the core's queue": func(_ context.Context, c *amqp091.Channel) error {
+		"unbind the core's queue": func(_ context.Context, c *amqp.Channel) error {
 			return c.QueueUnbind(own.ResultsQueue, "#", own.ResultsExchange, nil)
 		},
 		"a result under another's key":    publishTo(own.ResultsExchange, other.RoutingKey, ""),
@@ -171,11 +171,11 @@ func forbidden(own, other Grant) map[string]attemptFunc {
 	}
 	for name, queue := range map[string]string{"another's jobs": other.Queue, "results": own.ResultsQueue} {
 		tries["consume "+name] = consumeFrom(queue)
-		tries["get "+name] = func(_ context.Context, c *amqp091.Channel) error {
+		tries["get "+name] = func(_ context.Context, c *amqp.Channel) error {
 			_, _, err := c.Get(queue, true)
 			return err
 		}
-		tries["purge "+name] = func(_ context.Context, c *amqp091.Channel) error {
+		tries["purge "+name] = func(_ context.Context, c *amqp.Channel) error {
 			_, err := c.QueuePurge(queue, false)
 			return err
 		}
@@ -189,7 +189,7 @@ func testWithdraw(t *testing.T, r rabbit) {
 	if err := api.Apply(t.Context(), g); err != nil {
 		t.Fatal(err)
 	}
-	ended := rawChannel(t, g.dsn(r.dsn)).NotifyClose(make(chan *amqp091.Error, 1))
+	ended := rawChannel(t, g.dsn(r.dsn)).NotifyClose(make(chan *amqp.Error, 1))
 	begin := time.Now()
 	if _, existed, err := api.Withdraw(t.Context(), g.User); err != nil || !existed {
 		t.Fatalf("withdraw: existed %v, %v", existed, err)

@@ -2,8 +2,11 @@ package broker
 
 import (
 	"testing"
+
+	"usm-satellite/deploy/lab"
 )
 
+// rabbit is a real broker, and who its administrator is.
 type rabbit struct {
 	dsn        DSN
 	management string
@@ -11,9 +14,14 @@ type rabbit struct {
 
 func startRabbit(t *testing.T) rabbit {
 	t.Helper()
-	dsn, err := ParseDSN("amqp://guest:guest@127.0.0.1:15690/%2f")
+	node, err := lab.StartRabbit(t.Context(), lab.RabbitConfig{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return rabbit{dsn, "http://127.0.0.1:15691"}
+	t.Cleanup(func() { _ = node.Close() })
+	dsn, err := ParseDSN(node.DSN("/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rabbit{dsn, node.ManagementURL()}
 }
