@@ -17,6 +17,19 @@ import (
 
 const coreWait = 60 * time.Second
 
+// coreVhost makes a virtual host for the test and returns who may do all in it.
+func coreVhost(t *testing.T) DSN {
+	t.Helper()
+	if err := rabbit.NewVhost(t.Context(), t.Name()); err != nil {
+		t.Fatal(err)
+	}
+	dsn, err := ParseDSN(rabbit.DSN(t.Name()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dsn
+}
+
 func openCore(t *testing.T, options CoreOptions) *Core {
 	t.Helper()
 	core, err := OpenCore(t.Context(), options)
@@ -88,15 +101,14 @@ func nextAnswer(t *testing.T, core *Core) CoreAnswer {
 }
 
 func TestCore(t *testing.T) {
-	t.Parallel()
-	rabbit := startRabbit(t)
-	t.Run("thousands of jobs in flight, each answered once", func(t *testing.T) { testCoreMany(t, rabbit.dsn) })
-	t.Run("a missing queue is said of each job and of no other", func(t *testing.T) { testCoreMissing(t, rabbit.dsn) })
-	t.Run("properties", func(t *testing.T) { testCoreProperties(t, rabbit.dsn) })
-	t.Run("refusals name what is wrong and no secret", func(t *testing.T) { testCoreRefusals(t, rabbit.dsn) })
-	t.Run("a lost connection ends all waiting", func(t *testing.T) { testCoreLost(t, rabbit) })
-	t.Run("the grant", func(t *testing.T) { testGrant(t, rabbit) })
-	t.Run("withdrawal", func(t *testing.T) { testWithdraw(t, rabbit) })
+	dsn := coreVhost(t) // not parallel: another test may end the broker
+	t.Run("thousands of jobs in flight, each answered once", func(t *testing.T) { testCoreMany(t, dsn) })
+	t.Run("a missing queue is said of each job and of no other", func(t *testing.T) { testCoreMissing(t, dsn) })
+	t.Run("properties", func(t *testing.T) { testCoreProperties(t, dsn) })
+	t.Run("refusals name what is wrong and no secret", func(t *testing.T) { testCoreRefusals(t, dsn) })
+	t.Run("a lost connection ends all waiting", func(t *testing.T) { testCoreLost(t, dsn) })
+	t.Run("the grant", func(t *testing.T) { testGrant(t, dsn) })
+	t.Run("withdrawal", func(t *testing.T) { testWithdraw(t, dsn) })
 }
 
 func testCoreMany(t *testing.T, dsn DSN) {
@@ -204,11 +216,11 @@ func testCoreRefusals(t *testing.T, dsn DSN) {
 	}
 }
 
-func testCoreLost(t *testing.T, rabbit rabbit) {
-	channel := rawChannel(t, rabbit.dsn)
+func testCoreLost(t *testing.T, dsn DSN) {
+	channel := rawChannel(t, dsn)
 	declare(t, channel, "core-lost")
 	var socket net.Conn
-	core := openCore(t, CoreOptions{DSN: rabbit.dsn, Dial: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	core := openCore(t, CoreOptions{DSN: dsn, Dial: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 		socket, err = (&net.Dialer{}).DialContext(ctx, network, address)
 		return socket, err
 	}})

@@ -10,12 +10,13 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"usm-satellite/deploy/lab"
 	"usm-satellite/jobs"
 )
 
-func management(t *testing.T, r rabbit) *Management {
+func management(t *testing.T) *Management {
 	t.Helper()
-	api, err := NewManagement(r.management, r.dsn.Username, r.dsn.Password, nil)
+	api, err := NewManagement(rabbit.ManagementURL(), lab.RabbitUser, jobs.NewSecret(lab.RabbitPassword), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,27 +38,27 @@ func (g Grant) dsn(at DSN) DSN {
 
 // testGrant tries, as satellite 7, all that it must not do (the table of
 // research/reliability.md, part 4), and what it must be able to do.
-func testGrant(t *testing.T, r rabbit) {
-	api := management(t, r)
-	own, other := grantOf(r.dsn.VHost, "7"), grantOf(r.dsn.VHost, "8")
+func testGrant(t *testing.T, dsn DSN) {
+	api := management(t)
+	own, other := grantOf(dsn.VHost, "7"), grantOf(dsn.VHost, "8")
 	for _, g := range []Grant{own, other} {
 		if err := api.Apply(t.Context(), g); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for name, try := range allowed(own) {
-		if err := tryAs(t, own.dsn(r.dsn), try); err != nil {
+		if err := tryAs(t, own.dsn(dsn), try); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for name, try := range forbidden(own, other) {
-		err := tryAs(t, own.dsn(r.dsn), try)
+		err := tryAs(t, own.dsn(dsn), try)
 		var refused *amqp.Error
 		if !errors.As(err, &refused) || refused.Code != amqp.AccessRefused && refused.Code != amqp.PreconditionFailed {
 			t.Errorf("%s: got %v, want a refusal", name, err)
 		}
 	}
-	intruder, err := NewManagement(r.management, own.User, own.Password, nil)
+	intruder, err := NewManagement(rabbit.ManagementURL(), own.User, own.Password, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,13 +184,13 @@ func forbidden(own, other Grant) map[string]attemptFunc {
 	return tries
 }
 
-func testWithdraw(t *testing.T, r rabbit) {
-	api := management(t, r)
-	g := grantOf(r.dsn.VHost, "9")
+func testWithdraw(t *testing.T, dsn DSN) {
+	api := management(t)
+	g := grantOf(dsn.VHost, "9")
 	if err := api.Apply(t.Context(), g); err != nil {
 		t.Fatal(err)
 	}
-	ended := rawChannel(t, g.dsn(r.dsn)).NotifyClose(make(chan *amqp.Error, 1))
+	ended := rawChannel(t, g.dsn(dsn)).NotifyClose(make(chan *amqp.Error, 1))
 	begin := time.Now()
 	if _, existed, err := api.Withdraw(t.Context(), g.User); err != nil || !existed {
 		t.Fatalf("withdraw: existed %v, %v", existed, err)
@@ -200,7 +201,7 @@ func testWithdraw(t *testing.T, r rabbit) {
 	case <-time.After(coreWait):
 		t.Fatal("the connection lives on")
 	}
-	if conn, err := dialCore(t.Context(), CoreOptions{DSN: g.dsn(r.dsn)}); err == nil {
+	if conn, err := dialCore(t.Context(), CoreOptions{DSN: g.dsn(dsn)}); err == nil {
 		_ = conn.Close()
 		t.Error("the user can still log in")
 	}
