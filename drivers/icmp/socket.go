@@ -1,0 +1,198 @@
+package icmp
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+
+	"usm-satellite/jobs"
+)
+
+// socket is one ICMP socket of one family, shared by all pings: a goroutine
+// reads it and hands each reply to whoever waits for its sequence number.
+type socket struct {
+	conn *icmp.PacketConn
+	raw  bool // not the unprivileged kind: the kernel does not sort out other programs' replies
+	v6   bool
+	id   int
+	done chan struct{}
+
+	mu      sync.Mutex
+	seq     uint16                 // guarded by mu
+	waiting map[uint16]chan<- echo // guarded by mu
+}
+
+// echo is a reply, or an error that a router sent in place of one.
+type echo struct {
+	at  time.Time
+	ttl int
+	err *jobs.Fault
+}
+
+// open opens an unprivileged datagram socket where the kernel lets this user,
+// else a raw one.
+func open(v6 bool) (*socket, error) {
+	kinds := []string{"udp4", "ip4:icmp"}
+	address := "0.0.0.0"
+	if v6 {
+		kinds, address = []string{"udp6", "ip6:ipv6-icmp"}, "::"
+	}
+	for i, kind := range kinds {
+		conn, err := icmp.ListenPacket(kind, address)
+		if err != nil {
+			continue
+		}
+		s := &socket{conn: conn, raw: i == 1, v6: v6, id: os.Getpid() & 0xffff, done: make(chan struct{}), waiting: make(map[uint16]chan<- echo)}
+		if v6 {
+			_ = conn.IPv6PacketConn().SetControlMessage(ipv6.FlagHopLimit, true)
+		} else {
+			_ = conn.IPv4PacketConn().SetControlMessage(ipv4.FlagTTL, true)
+		}
+		go s.read()
+		return s, nil
+	}
+	return nil, jobs.Faultf(jobs.CodeInternal, jobs.StageConnect, "this satellite may not ping: allow it by the sysctl "+
+		"net.ipv4.ping_group_range=\"0 2147483647\" (in compose: sysctls), or by the capability NET_RAW")
+}
+
+func (s *socket) close() {
+	_ = s.conn.Close()
+	<-s.done
+}
+
+// expect takes a sequence number that nobody uses.
+func (s *socket) expect(replies chan<- echo) (uint16, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range 1 << 16 {
+		s.seq++
+		if _, taken := s.waiting[s.seq]; !taken {
+			s.waiting[s.seq] = replies
+			return s.seq, nil
+		}
+	}
+	return 0, errors.New("every sequence number is in use")
+}
+
+func (s *socket) forget(seq uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.waiting, seq)
+}
+
+// send sends one echo request with a payload of size bytes.
+func (s *socket) send(to netip.Addr, seq uint16, size int) error {
+	var kind icmp.Type = ipv4.ICMPTypeEcho
+	if s.v6 {
+		kind = ipv6.ICMPTypeEchoRequest
+	}
+	payload := make([]byte, size)
+	for i := range payload {
+		payload[i] = byte(i)
+	}
+	message := icmp.Message{Type: kind, Body: &icmp.Echo{ID: s.id, Seq: int(seq), Data: payload}}
+	packet, err := message.Marshal(nil)
+	if err != nil {
+		return err
+	}
+	var dst net.Addr = &net.UDPAddr{IP: to.AsSlice(), Zone: to.Zone()}
+	if s.raw {
+		dst = &net.IPAddr{IP: to.AsSlice(), Zone: to.Zone()}
+	}
+	_, err = s.conn.WriteTo(packet, dst)
+	return err
+}
+
+// read ends when the socket is closed.
+func (s *socket) read() {
+	defer close(s.done)
+	buffer := make([]byte, 65536)
+	for {
+		n, ttl, err := s.readOne(buffer)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue // an error of the network about one packet
+		}
+		s.handle(buffer[:n], echo{at: time.Now(), ttl: ttl})
+	}
+}
+
+func (s *socket) readOne(buffer []byte) (n, ttl int, err error) {
+	if s.v6 {
+		n, cm, _, err := s.conn.IPv6PacketConn().ReadFrom(buffer)
+		if cm != nil {
+			ttl = cm.HopLimit
+		}
+		return n, ttl, err
+	}
+	n, cm, _, err := s.conn.IPv4PacketConn().ReadFrom(buffer)
+	if cm != nil {
+		ttl = cm.TTL
+	}
+	return n, ttl, err
+}
+
+func (s *socket) handle(packet []byte, e echo) {
+	protocol := 1
+	if s.v6 {
+		protocol = 58
+	}
+	message, err := icmp.ParseMessage(protocol, packet)
+	if err != nil {
+		return
+	}
+	switch body := message.Body.(type) {
+	case *icmp.Echo:
+		if message.Type == ipv4.ICMPTypeEchoReply || message.Type == ipv6.ICMPTypeEchoReply {
+			if !s.raw || body.ID == s.id {
+				s.deliver(uint16(body.Seq), e) //nolint:gosec // 16 bits on the wire
+			}
+		}
+	case *icmp.DstUnreach:
+		e.err = jobs.Faultf(jobs.CodeUnreachable, jobs.StageExecute, "a router says that the device cannot be reached")
+		s.refused(body.Data, e)
+	case *icmp.TimeExceeded:
+		e.err = jobs.Faultf(jobs.CodeUnreachable, jobs.StageExecute, "a router says that the packet's time to live ended")
+		s.refused(body.Data, e)
+	}
+}
+
+// refused finds the request that a router quotes.
+func (s *socket) refused(quoted []byte, e echo) {
+	header := 40
+	if !s.v6 {
+		if len(quoted) < 1 {
+			return
+		}
+		header = int(quoted[0]&0x0f) * 4
+	}
+	if len(quoted) < header+8 {
+		return
+	}
+	inner := quoted[header:]
+	if s.raw && int(binary.BigEndian.Uint16(inner[4:])) != s.id {
+		return
+	}
+	s.deliver(binary.BigEndian.Uint16(inner[6:]), e)
+}
+
+func (s *socket) deliver(seq uint16, e echo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	replies, ok := s.waiting[seq]
+	if !ok {
+		return
+	}
+	delete(s.waiting, seq) // the first reply counts
+	replies <- e           // buffered for one
+}
