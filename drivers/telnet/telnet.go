@@ -8,7 +8,7 @@
 // the stream, also when they come in pieces. It is not for servers, and it
 // knows nothing of logins or prompts.
 //
-//	conn := telnet.Wrap(tcp, telnet.Options{Width: 511, Height: 1000})
+//	conn := telnet.Wrap(tcp, telnet.Options{Width: 500, Height: 1000})
 //	conn.Write([]byte("show version\n")) // goes as CR LF
 package telnet
 
@@ -19,10 +19,12 @@ import (
 	"sync/atomic"
 )
 
-// Defaults of Options.
+// Defaults of Options. No byte of the sizes is 255: such a one is doubled on
+// the wire, and busybox telnetd (1.35) takes the rest of the suboption for
+// something typed.
 const (
 	DefaultTerminal = "vt100"
-	DefaultWidth    = 511
+	DefaultWidth    = 500
 	DefaultHeight   = 1000
 )
 

@@ -1,0 +1,161 @@
+package cli
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"usm-satellite/jobs"
+)
+
+// partBytes is how much output of one step goes into a part of a stream.
+const partBytes = 256 << 10
+
+// maxErrorLine bounds the device's words in a message, in bytes.
+const maxErrorLine = 200
+
+// maxErrorLines is how far into an output an error is looked for: a device
+// says no at once, or at the end; what looks like one in the middle of a long
+// listing is a listing.
+const maxErrorLines = 40
+
+// emitError says that a part of a stream could not be sent.
+type emitError struct{ err error }
+
+func (e *emitError) Error() string { return "emit: " + e.err.Error() }
+func (e *emitError) Unwrap() error { return e.err }
+
+// part is a piece of a step's output, sent before the end.
+type part struct {
+	Step   int    `json:"step"` // from 1
+	Output string `json:"output"`
+}
+
+// collector takes the output of one step: echo off, errors found, kept as far
+// as there is room or sent in parts.
+type collector struct {
+	ctx  context.Context //nolint:containedctx // of the one step
+	r    *runner
+	at   int
+	echo echo
+	out  strings.Builder
+	n    int // lines of output
+}
+
+func newCollector(ctx context.Context, r *runner, command string) *collector {
+	return &collector{ctx: ctx, r: r, at: r.at, echo: newEcho(command, r.session.prompt)}
+}
+
+// line takes a whole line without its end.
+func (c *collector) line(raw []byte) error {
+	if c.echo.is(raw) {
+		return nil
+	}
+	c.n++
+	step := &c.r.steps[c.at]
+	line := text(raw)
+	if step.Error == "" && c.n <= maxErrorLines {
+		for _, re := range c.r.p.platform.errors {
+			if re.Match(raw) {
+				step.Error = clip(strings.TrimSpace(line), maxErrorLine)
+				break
+			}
+		}
+	}
+	return c.add(line)
+}
+
+// question takes an unfinished line that was asked.
+func (c *collector) question(line string) {
+	c.echo.done = true
+	c.add(text([]byte(line))) //nolint:errcheck // the next line says it again
+}
+
+func (c *collector) add(line string) error {
+	step := &c.r.steps[c.at]
+	if c.r.job.Stream && c.out.Len() >= partBytes {
+		sent, err := jobs.Emit(c.ctx, part{Step: c.at + 1, Output: c.out.String()})
+		if err != nil {
+			return &emitError{err}
+		}
+		if sent {
+			step.Streamed += c.out.Len()
+			c.r.room += c.out.Len()
+			c.out.Reset()
+		}
+	}
+	if c.r.room < len(line)+1 {
+		c.r.truncated, step.Truncated = true, true
+		return nil
+	}
+	c.r.room -= len(line) + 1
+	c.out.WriteString(line)
+	c.out.WriteByte('\n')
+	return nil
+}
+
+// close gives the step its output.
+func (c *collector) close() {
+	c.r.steps[c.at].Output = strings.TrimSuffix(c.out.String(), "\n")
+}
+
+// echo finds the command in what the device sends back: as it was typed,
+// behind the prompt drawn anew, or cut into several lines.
+type echo struct {
+	want, prompt string
+	got          string
+	lines        int
+	done         bool
+}
+
+// maxEchoLines bounds into how many lines an echo may be cut.
+const maxEchoLines = 8
+
+func newEcho(command, prompt string) echo {
+	return echo{want: squeeze(command), prompt: squeeze(prompt)}
+}
+
+// is says whether a line belongs to the echo.
+func (e *echo) is(line []byte) bool {
+	if e.done {
+		return false
+	}
+	e.got += squeeze(string(line))
+	e.lines++
+	got := e.got
+	if e.prompt != "" {
+		got = strings.TrimPrefix(got, e.prompt)
+	}
+	switch {
+	case got == e.want:
+		e.done = true
+		return true
+	case e.lines < maxEchoLines && strings.HasPrefix(e.want, got):
+		return true
+	default:
+		e.done = true
+		return false
+	}
+}
+
+// squeeze takes the blanks out: a device that cuts a line puts some in.
+func squeeze(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == ' ' || r == '\t' {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+func clip(s string, limit int) string {
+	if len(s) > limit {
+		return strings.ToValidUTF8(s[:limit], "") + "…"
+	}
+	return s
+}
+
+// stands says that an unfinished line has not changed for a while.
+func (s *session) stands() bool {
+	return len(s.tail) > 0 && time.Since(s.last) >= quiet
+}

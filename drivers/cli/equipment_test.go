@@ -1,0 +1,288 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"usm-satellite/jobs"
+)
+
+// long is how long a condition may take on a slow and busy machine.
+const long = 60 * time.Second
+
+const (
+	loginPassword  = "login-secret-1"
+	enablePassword = "enable-secret-2"
+)
+
+// need returns the path of a program, or fails the test: the real thing is
+// what these tests are for.
+func need(t *testing.T, names ...string) string {
+	t.Helper()
+	for _, name := range names {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	t.Fatalf("%s is not installed: apt-get install openssh-server dropbear-bin busybox-static frr inetutils-telnetd socat", names[0])
+	return ""
+}
+
+var portsTaken atomic.Int32 //nolint:gochecknoglobals // tests of one process must not take the same port
+
+// daemon starts a program on a free port of loopback, below the range from
+// which the system itself takes ports, and ends it, and all that it has
+// started, after the test. Somebody else may take the port first: then the
+// program ends, and the next one is tried.
+func daemon(t *testing.T, command func(port int) []string) (port int) {
+	t.Helper()
+	for range 50 {
+		port = 20000 + (os.Getpid()*37+int(portsTaken.Add(1))*13)%12000
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
+			continue
+		} else {
+			l.Close()
+		}
+		if startDaemon(t, port, command(port)) {
+			return port
+		}
+	}
+	t.Fatal("the program does not stay up on any port")
+	return 0
+}
+
+// startDaemon reports false when the program ends before it listens.
+func startDaemon(t *testing.T, port int, command []string) bool {
+	t.Helper()
+	name := command[0]
+	cmd := exec.Command(name, command[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = time.Second
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	t.Cleanup(func() {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(5 * time.Second):
+		}
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		<-ended
+		if t.Failed() {
+			t.Logf("%s said: %s", filepath.Base(name), out.String())
+		}
+	})
+	up := false
+	eventually(t, "a listener on port "+fmt.Sprint(port), func() bool {
+		select {
+		case <-ended:
+			t.Logf("%s ended: %s", name, out.String())
+			return true
+		default:
+		}
+		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+		if err == nil {
+			conn.Close()
+			up = true
+		}
+		return up
+	})
+	return up
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(long); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("no %s after %v", what, long)
+		}
+	}
+}
+
+// device is one to run jobs on.
+type device struct {
+	t       *testing.T
+	dir     string // of the switch script
+	port    int
+	actions jobs.Registry
+	state   string
+}
+
+func newDevice(t *testing.T) *device {
+	t.Helper()
+	d := &device{t: t, dir: t.TempDir(), state: t.TempDir()}
+	d.use(Options{})
+	return d
+}
+
+func loopback() *jobs.Network {
+	return &jobs.Network{Policy: &jobs.Policy{Targets: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}}
+}
+
+func (d *device) use(o Options) {
+	o.Network, o.StateDir = loopback(), d.state
+	d.actions = Actions(o)
+}
+
+// switchScript puts the switch into d.dir.
+func (d *device) switchScript() string {
+	script, err := os.ReadFile("testdata/switch.sh")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	path := filepath.Join(d.dir, "switch.sh")
+	for name, content := range map[string]string{
+		"switch.sh": string(script), "hostname": "core-sw1", "password": loginPassword, "enable": enablePassword,
+	} {
+		if err := os.WriteFile(filepath.Join(d.dir, name), []byte(content), 0o755); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+	return path
+}
+
+func (d *device) file(name string) string {
+	b, _ := os.ReadFile(filepath.Join(d.dir, name))
+	return string(b)
+}
+
+// telnetSwitch is the script under busybox telnetd.
+func telnetSwitch(t *testing.T) *device {
+	t.Helper()
+	d := newDevice(t)
+	busybox, script := need(t, "busybox"), d.switchScript()
+	d.port = daemon(t, func(port int) []string {
+		return []string{busybox, "telnetd", "-F", "-b", fmt.Sprintf("127.0.0.1:%d", port), "-l", script}
+	})
+	return d
+}
+
+// answer is a result as a core would read it.
+type answer struct {
+	jobs.Output
+	Steps      []Step `json:"steps"`
+	Prompt     string `json:"prompt"`
+	Transcript string `json:"transcript"`
+	Config     string `json:"config"`
+	SHA256     string `json:"sha256"`
+	Stdout     string `json:"stdout"`
+	Stderr     string `json:"stderr"`
+	ExitCode   *int   `json:"exit_code"`
+	fault      *jobs.Fault
+	raw        string
+}
+
+// do runs a job as the dispatcher would.
+func (d *device) do(action string, params map[string]any, change ...func(*jobs.Job)) *answer {
+	d.t.Helper()
+	return d.doCtx(d.t.Context(), action, params, change...)
+}
+
+func (d *device) doCtx(ctx context.Context, action string, params map[string]any, change ...func(*jobs.Job)) *answer {
+	d.t.Helper()
+	raw, err := json.Marshal(params)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	job := &jobs.Job{
+		ID: "t", Action: action, Params: raw, Timeout: long,
+		Target: jobs.Target{Address: "127.0.0.1", Port: d.port},
+		Credentials: []jobs.Credential{{Login: &jobs.LoginCredential{
+			Username: "admin", Password: jobs.NewSecret(loginPassword), EnablePassword: jobs.NewSecret(enablePassword),
+		}}},
+	}
+	for _, c := range change {
+		c(job)
+	}
+	got := &answer{}
+	a, fault := d.actions.Judge(job)
+	if fault != nil {
+		got.fault = fault
+		return got
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, job.Timeout, jobs.ErrTimeout)
+	defer cancel()
+	out, err := a.Driver.Run(ctx, job)
+	if err != nil {
+		got.fault = jobs.FaultOf(ctx, err)
+		var named *jobs.Fault
+		if !errors.As(err, &named) {
+			d.t.Errorf("an error that is no fault: %v", err)
+		}
+	}
+	got.Output = out
+	data, err := json.Marshal(out.Data)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	got.raw = string(data)
+	if out.Data != nil {
+		if err := json.Unmarshal(data, got); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+	d.noSecrets(got)
+	return got
+}
+
+// noSecrets looks for the credentials in all that the job gave.
+func (d *device) noSecrets(got *answer) {
+	d.t.Helper()
+	all := got.raw + strings.Join(got.Warnings, " ")
+	if got.fault != nil {
+		all += got.fault.Error()
+	}
+	for _, secret := range []string{loginPassword, enablePassword} {
+		if strings.Contains(all, secret) {
+			d.t.Errorf("a secret is in the result: %s", all)
+		}
+	}
+}
+
+// ok demands that there was no fault.
+func (a *answer) ok(t *testing.T) *answer {
+	t.Helper()
+	if a.fault != nil {
+		t.Fatalf("failed with %v (stage %s); data %s", a.fault, a.fault.Stage, clip(a.raw, 2000))
+	}
+	return a
+}
+
+// failed demands a fault of a code and a stage.
+func (a *answer) failed(t *testing.T, code jobs.Code, stage jobs.Stage) *answer {
+	t.Helper()
+	if a.fault == nil || a.fault.Code != code || a.fault.Stage != stage {
+		got := "no fault"
+		if a.fault != nil {
+			got = fmt.Sprintf("%v (stage %s)", a.fault, a.fault.Stage)
+		}
+		t.Fatalf("got %s, want %s at stage %s; data %s", got, code, stage, clip(a.raw, 2000))
+	}
+	return a
+}
+
+func timeout(limit time.Duration) func(*jobs.Job) {
+	return func(j *jobs.Job) { j.Timeout = limit }
+}
+
+func loginAs(user, password string) jobs.Credential {
+	return jobs.Credential{Login: &jobs.LoginCredential{Username: user, Password: jobs.NewSecret(password)}}
+}

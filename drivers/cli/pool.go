@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"usm-satellite/jobs"
+)
+
+// maxKept bounds the sessions that wait for a next job.
+const maxKept = 256
+
+// kept is a session between two jobs.
+type kept struct {
+	session     *session
+	setDeadline func(time.Time) error
+	learned     learned
+	timer       *time.Timer
+}
+
+// pool keeps sessions for the next job of the same device, with the same
+// login and platform. Each is closed after an idle time: a device has few
+// lines, and a person may need one.
+type pool struct {
+	idle time.Duration
+
+	mu   sync.Mutex // guards free
+	free map[string]*kept
+}
+
+func newPool(idle time.Duration) *pool {
+	return &pool{idle: idle, free: map[string]*kept{}}
+}
+
+// poolKey is equal for jobs that may share a session. It is a hash: it holds
+// the credentials.
+func poolKey(job *jobs.Job, p *params) string {
+	h := sha256.New()
+	enable := p.Enable != nil && *p.Enable
+	fmt.Fprintf(h, "%q %d %q %q %t %t %t\n", job.Target.Address, job.Target.Port, p.Transport, p.HostKey, p.LegacyCrypto, p.Enable != nil, enable)
+	json.NewEncoder(h).Encode(p.platform.Platform)
+	for _, c := range job.Credentials {
+		if l := c.Login; l != nil {
+			fmt.Fprintf(h, "%q %q %q %q %q\n", l.Username, l.Password.Reveal(), l.PrivateKey.Reveal(), l.Passphrase.Reveal(), l.EnablePassword.Reveal())
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// take returns a kept session that is still alive, or nil.
+func (p *pool) take(key string) *kept {
+	p.mu.Lock()
+	k := p.free[key]
+	delete(p.free, key)
+	p.mu.Unlock()
+	if k == nil || !k.timer.Stop() {
+		return nil // or its timer has just closed it
+	}
+	if !k.session.idle() {
+		k.session.Close()
+		return nil
+	}
+	return k
+}
+
+// put keeps a session, or closes it where nothing may be kept.
+func (p *pool) put(key string, k *kept) {
+	if k.setDeadline(time.Now().Add(p.idle+time.Minute)) != nil || !p.keep(key, k) {
+		k.session.Close()
+	}
+}
+
+func (p *pool) keep(key string, k *kept) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.idle <= 0 || p.free[key] != nil || len(p.free) >= maxKept {
+		return false
+	}
+	k.timer = time.AfterFunc(p.idle, func() {
+		p.mu.Lock()
+		if p.free[key] == k {
+			delete(p.free, key)
+		}
+		p.mu.Unlock()
+		k.session.Close()
+	})
+	p.free[key] = k
+	return true
+}

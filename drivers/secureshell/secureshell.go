@@ -1,0 +1,112 @@
+// Package secureshell opens SSH connections to equipment for the drivers that
+// work over them: host keys checked, credentials tried in order, every step
+// under a deadline, old algorithms only where the job allows them.
+//
+// It runs no commands: that is what its callers do with the Client.
+//
+//	client, fault := dialer.Dial(ctx, secureshell.Request{Address: "192.0.2.10", Credentials: job.Credentials})
+//	defer client.Close()
+package secureshell
+
+import (
+	"context"
+	"errors"
+	"net"
+	"runtime"
+	"strconv"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"usm-satellite/jobs"
+)
+
+// DefaultPort is SSH's own (RFC 4253, 4.1).
+const DefaultPort = 22
+
+// LoginTime bounds the time from the first byte to the end of the login.
+const LoginTime = 20 * time.Second
+
+// Dialer opens connections. Make it with New; it is used from many goroutines.
+type Dialer struct {
+	network *jobs.Network
+	keys    *HostKeys
+	cpu     chan struct{} // a token for each handshake that may compute
+}
+
+// New returns a Dialer whose host keys are kept in keys. At most as many
+// handshakes compute at once as there are cores: a wave of logins must not
+// make all of them too slow to be in time.
+func New(network *jobs.Network, keys *HostKeys) *Dialer {
+	return &Dialer{network: network, keys: keys, cpu: make(chan struct{}, runtime.GOMAXPROCS(0))}
+}
+
+// Request says what to connect to.
+type Request struct {
+	Address     string // IP address or name
+	Port        int    // 0: DefaultPort
+	Credentials []jobs.Credential
+	UserSuffix  string // put after the user name (RouterOS takes terminal settings there)
+	HostKey     string // pinned; see CheckPin. Empty: trust on first use
+	Legacy      bool   // also offer what is broken: SHA-1, CBC, 3DES, group 1
+}
+
+// Client is an open and logged-in connection.
+type Client struct {
+	*ssh.Client
+	Credential jobs.Credential // which one was taken
+	HostKey    string          // fingerprint, "SHA256:..."
+	Warnings   []string
+	conn       net.Conn
+}
+
+// SetDeadline bounds all reads and writes of the connection.
+func (c *Client) SetDeadline(t time.Time) error { return c.conn.SetDeadline(t) }
+
+// Abort closes the connection without a word to the peer: unlike Close it
+// cannot block on one that does not read.
+func (c *Client) Abort() error { return c.conn.Close() }
+
+// Dial connects and logs in. The error is a *jobs.Fault of StageConnect or
+// StageLogin (StagePolicy, StageCredentials): nothing was run.
+func (d *Dialer) Dial(ctx context.Context, req Request) (*Client, error) {
+	logins := Logins(req.Credentials)
+	if len(logins) == 0 {
+		return nil, NoLogin()
+	}
+	if req.Port == 0 {
+		req.Port = DefaultPort
+	}
+	attempt := attempt{dialer: d, req: req, address: net.JoinHostPort(req.Address, strconv.Itoa(req.Port))}
+	if err := attempt.prepare(); err != nil {
+		return nil, err
+	}
+	var fault *jobs.Fault
+	for _, credential := range logins {
+		client, err := attempt.login(ctx, credential)
+		if err == nil {
+			return client, nil
+		}
+		if !errors.As(err, &fault) || fault.Code != jobs.CodeAuthFailed {
+			return nil, err
+		}
+	}
+	return nil, fault
+}
+
+// Logins returns the credentials that can log in to a command line.
+func Logins(credentials []jobs.Credential) []jobs.Credential {
+	var logins []jobs.Credential
+	for _, c := range credentials {
+		if c.Login != nil {
+			logins = append(logins, c)
+		}
+	}
+	return logins
+}
+
+// NoLogin is the fault of a job without a credential that can log in.
+func NoLogin() *jobs.Fault {
+	return jobs.Faultf(jobs.CodeNoCredentials, jobs.StageCredentials,
+		`credentials: the job has none to log in with; give {"login": {"username": …, "password": …}}`)
+}
