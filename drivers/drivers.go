@@ -8,8 +8,11 @@ package drivers
 import (
 	"log/slog"
 	"maps"
+	"time"
 
+	"usm-satellite/drivers/cli"
 	"usm-satellite/drivers/icmp"
+	"usm-satellite/drivers/secureshell"
 	"usm-satellite/drivers/snmp"
 	"usm-satellite/drivers/tcp"
 	"usm-satellite/jobs"
@@ -24,17 +27,26 @@ type Options struct {
 	Secret func(ref string) (jobs.Credential, *jobs.Fault)
 }
 
+// sessionIdle is how long a device's command line is kept for its next job.
+const sessionIdle = 20 * time.Second
+
 // All returns every action of this build, and what ends the things that
 // drivers keep between jobs.
 func All(o Options) (registry jobs.Registry, closeAll func()) {
 	pinger := icmp.New(o.Network)
+	ssh := secureshell.New(secureshell.Options{Network: o.Network, StateDir: o.StateDir, Secret: o.Secret})
+	console := cli.New(cli.Options{Network: o.Network, SSH: ssh, Idle: sessionIdle})
 	registry = make(jobs.Registry)
 	for _, family := range []jobs.Registry{
 		pinger.Actions(),
 		tcp.Actions(o.Network),
 		snmp.Actions(snmp.Options{Network: o.Network, Secret: o.Secret}),
+		console.Actions(),
 	} {
 		maps.Copy(registry, family)
 	}
-	return registry, pinger.Close
+	return registry, func() {
+		console.Close()
+		pinger.Close()
+	}
 }

@@ -17,7 +17,7 @@ type backupData struct {
 	Transcript string `json:"transcript,omitempty"`
 }
 
-func (d *driver) checkBackup(job *jobs.Job) *jobs.Fault {
+func (d *Driver) checkBackup(job *jobs.Job) *jobs.Fault {
 	p, fault := d.decode(job)
 	switch {
 	case fault != nil:
@@ -31,17 +31,14 @@ func (d *driver) checkBackup(job *jobs.Job) *jobs.Fault {
 }
 
 // backup is config.backup.
-func (d *driver) backup(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
-	p, fault := d.decode(job)
+func (d *Driver) backup(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
+	r, fault := d.runner(job)
 	if fault != nil {
 		return jobs.Output{}, fault
 	}
-	r := newRunner(job, p)
 	r.privileges = true
 	// Half a configuration is none: no parts are sent, and no result is cut.
-	whole := *job
-	whole.Stream = false
-	r.job = &whole
+	r.job.Stream = false
 	return d.with(ctx, r, r.save)
 }
 

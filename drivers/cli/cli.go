@@ -9,9 +9,9 @@
 // after a lost connection a person knows which line was the last to be
 // acknowledged: nothing is ever sent twice.
 //
-//	for name, action := range cli.Actions(cli.Options{Network: network, StateDir: dir}) {
-//		registry[name] = action
-//	}
+//	driver := cli.New(cli.Options{Network: network, SSH: dialer})
+//	defer driver.Close()
+//	maps.Copy(registry, driver.Actions())
 package cli
 
 import (
@@ -22,16 +22,15 @@ import (
 	"usm-satellite/jobs"
 )
 
-// Options of the actions.
+// Options of a Driver.
 type Options struct {
-	Network  *jobs.Network
-	StateDir string              // where known_hosts is kept; empty: host keys last as long as the process
-	Dialer   *secureshell.Dialer // shared with other drivers; nil: one of its own
-	Idle     time.Duration       // how long a session is kept for the device's next job; 0: not at all
+	Network *jobs.Network
+	SSH     *secureshell.Dialer // shared with the other drivers that work over SSH
+	Idle    time.Duration       // how long a session is kept for the device's next job; 0: not at all
 }
 
-// driver is what the actions share.
-type driver struct {
+// Driver is what the actions share. Make it with New.
+type Driver struct {
 	network   *jobs.Network
 	ssh       *secureshell.Dialer
 	platforms platforms
@@ -39,13 +38,18 @@ type driver struct {
 	pool      *pool
 }
 
-// Actions returns the rows of the registry that this package serves.
-func Actions(o Options) jobs.Registry {
-	d := &driver{network: o.Network, ssh: o.Dialer, pool: newPool(o.Idle)}
-	if d.ssh == nil {
-		d.ssh = secureshell.New(o.Network, secureshell.OpenHostKeys(o.StateDir))
-	}
+// New returns a Driver.
+func New(o Options) *Driver {
+	d := &Driver{network: o.Network, ssh: o.SSH, pool: newPool(o.Idle)}
 	d.platforms, d.broken = loadPlatforms()
+	return d
+}
+
+// Close ends the sessions that wait for a next job.
+func (d *Driver) Close() { d.pool.close() }
+
+// Actions returns the rows of the registry that the driver serves.
+func (d *Driver) Actions() jobs.Registry {
 	return jobs.Registry{
 		"cli.run": {
 			Class: jobs.Write, Asks: true, Target: true,
@@ -67,14 +71,14 @@ func Actions(o Options) jobs.Registry {
 }
 
 // decode reads the parameters that the actions with a prompt share.
-func (d *driver) decode(job *jobs.Job) (*params, *jobs.Fault) {
+func (d *Driver) decode(job *jobs.Job) (*params, *jobs.Fault) {
 	if d.broken != nil {
 		return nil, jobs.Faultf(jobs.CodeInternal, jobs.StageQueue, "the satellite's own platform files cannot be read")
 	}
 	return d.platforms.decode(job)
 }
 
-func (d *driver) checkRun(job *jobs.Job) *jobs.Fault {
+func (d *Driver) checkRun(job *jobs.Job) *jobs.Fault {
 	p, fault := d.decode(job)
 	switch {
 	case fault != nil:
@@ -88,20 +92,31 @@ func (d *driver) checkRun(job *jobs.Job) *jobs.Fault {
 }
 
 // run is cli.run.
-func (d *driver) run(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
-	p, fault := d.decode(job)
+func (d *Driver) run(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
+	r, fault := d.runner(job)
 	if fault != nil {
 		return jobs.Output{}, fault
 	}
-	r := newRunner(job, p)
 	return d.with(ctx, r, func(ctx context.Context) *jobs.Fault {
-		return r.all(ctx, p.Commands)
+		return r.all(ctx, r.p.Commands)
 	})
+}
+
+// runner makes the runner of a job.
+func (d *Driver) runner(job *jobs.Job) (*runner, *jobs.Fault) {
+	p, fault := d.decode(job)
+	if fault != nil {
+		return nil, fault
+	}
+	if job, fault = d.ssh.Resolve(job); fault != nil {
+		return nil, fault
+	}
+	return newRunner(job, p), nil
 }
 
 // with opens a session for a runner, lets work use it and tells what came of
 // it. The session is kept for the next job only when all went well.
-func (d *driver) with(ctx context.Context, r *runner, work func(context.Context) *jobs.Fault) (jobs.Output, error) {
+func (d *Driver) with(ctx context.Context, r *runner, work func(context.Context) *jobs.Fault) (jobs.Output, error) {
 	if fault := d.open(ctx, r); fault != nil {
 		return r.output(), fault
 	}

@@ -16,7 +16,7 @@ const (
 	phaseSave      = "save"
 )
 
-func (d *driver) checkConfigure(job *jobs.Job) *jobs.Fault {
+func (d *Driver) checkConfigure(job *jobs.Job) *jobs.Fault {
 	p, fault := d.decode(job)
 	switch {
 	case fault != nil:
@@ -36,12 +36,11 @@ func (d *driver) checkConfigure(job *jobs.Job) *jobs.Fault {
 // configure is cli.configure. The device is left in its normal mode also after
 // a command that it has refused: where it has candidates, nothing of them is
 // kept; elsewhere the lines before are in force, as the steps say.
-func (d *driver) configure(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
-	p, fault := d.decode(job)
+func (d *Driver) configure(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
+	r, fault := d.runner(job)
 	if fault != nil {
 		return jobs.Output{}, fault
 	}
-	r := newRunner(job, p)
 	r.privileges = true
 	return d.with(ctx, r, r.change)
 }

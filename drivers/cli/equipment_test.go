@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"usm-satellite/drivers/secureshell"
 	"usm-satellite/jobs"
 )
 
@@ -129,7 +130,7 @@ type device struct {
 func newDevice(t *testing.T) *device {
 	t.Helper()
 	d := &device{t: t, dir: t.TempDir(), state: t.TempDir()}
-	d.use(Options{})
+	d.use(0)
 	return d
 }
 
@@ -137,9 +138,14 @@ func loopback() *jobs.Network {
 	return &jobs.Network{Policy: &jobs.Policy{Targets: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}}
 }
 
-func (d *device) use(o Options) {
-	o.Network, o.StateDir = loopback(), d.state
-	d.actions = Actions(o)
+// use takes a new driver, as after a start of the satellite.
+func (d *device) use(idle time.Duration) {
+	driver := New(Options{
+		Network: loopback(), Idle: idle,
+		SSH: secureshell.New(secureshell.Options{Network: loopback(), StateDir: d.state}),
+	})
+	d.t.Cleanup(driver.Close)
+	d.actions = driver.Actions()
 }
 
 // switchScript puts the switch into d.dir.

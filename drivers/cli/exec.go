@@ -43,15 +43,18 @@ func decodeExec(job *jobs.Job) (*execParams, *jobs.Fault) {
 	return p, nil
 }
 
-func (d *driver) checkExec(job *jobs.Job) *jobs.Fault {
+func (d *Driver) checkExec(job *jobs.Job) *jobs.Fault {
 	_, fault := decodeExec(job)
 	return fault
 }
 
 // exec is ssh.exec: one command without a terminal (RFC 4254, 6.5).
-func (d *driver) exec(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
+func (d *Driver) exec(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 	p, fault := decodeExec(job)
 	if fault != nil {
+		return jobs.Output{}, fault
+	}
+	if job, fault = d.ssh.Resolve(job); fault != nil {
 		return jobs.Output{}, fault
 	}
 	client, err := d.dialSSH(ctx, job, sshParams{hostKey: p.HostKey, legacy: p.LegacyCrypto})

@@ -27,7 +27,7 @@ const (
 const terminalType = "vt100"
 
 // open gives r a session at the device's prompt: a kept one or a new one.
-func (d *driver) open(ctx context.Context, r *runner) *jobs.Fault {
+func (d *Driver) open(ctx context.Context, r *runner) *jobs.Fault {
 	r.key = poolKey(r.job, r.p)
 	if kept := d.pool.take(r.key); kept != nil {
 		kept.session.transcript = r.transcript
@@ -54,7 +54,7 @@ func (d *driver) open(ctx context.Context, r *runner) *jobs.Fault {
 	return fault
 }
 
-func (d *driver) openTelnet(ctx context.Context, r *runner, login *jobs.LoginCredential) *jobs.Fault {
+func (d *Driver) openTelnet(ctx context.Context, r *runner, login *jobs.LoginCredential) *jobs.Fault {
 	port := r.job.Target.Port
 	if port == 0 {
 		port = telnetPort
@@ -69,7 +69,7 @@ func (d *driver) openTelnet(ctx context.Context, r *runner, login *jobs.LoginCre
 	return r.begin(ctx, login)
 }
 
-func (d *driver) openSSH(ctx context.Context, r *runner) *jobs.Fault {
+func (d *Driver) openSSH(ctx context.Context, r *runner) *jobs.Fault {
 	client, err := d.dialSSH(ctx, r.job, sshParams{
 		hostKey: r.p.HostKey, legacy: r.p.LegacyCrypto, suffix: r.p.platform.Login.UserSuffix,
 	})
@@ -95,7 +95,7 @@ type sshParams struct {
 	legacy          bool
 }
 
-func (d *driver) dialSSH(ctx context.Context, job *jobs.Job, p sshParams) (*secureshell.Client, error) {
+func (d *Driver) dialSSH(ctx context.Context, job *jobs.Job, p sshParams) (*secureshell.Client, error) {
 	return d.ssh.Dial(ctx, secureshell.Request{
 		Address: job.Target.Address, Port: job.Target.Port, Credentials: job.Credentials,
 		HostKey: p.hostKey, Legacy: p.legacy, UserSuffix: p.suffix,
@@ -158,7 +158,7 @@ func startShell(client *secureshell.Client) (*shell, error) {
 
 // leave ends the work on a session: kept for the next job where it stands at
 // the prompt at which it was found, closed otherwise.
-func (d *driver) leave(r *runner, good bool) {
+func (d *Driver) leave(r *runner, good bool) {
 	s := r.session
 	s.transcript = nil
 	if good && !r.closed && s.prompt == r.home {

@@ -28,8 +28,9 @@ type kept struct {
 type pool struct {
 	idle time.Duration
 
-	mu   sync.Mutex // guards free
-	free map[string]*kept
+	mu     sync.Mutex // guards what is below
+	free   map[string]*kept
+	closed bool
 }
 
 func newPool(idle time.Duration) *pool {
@@ -49,6 +50,19 @@ func poolKey(job *jobs.Job, p *params) string {
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// close ends all that is kept. Nothing is kept from then on.
+func (p *pool) close() {
+	p.mu.Lock()
+	free := p.free
+	p.free, p.closed = nil, true
+	p.mu.Unlock()
+	for _, k := range free {
+		if k.timer.Stop() {
+			k.session.Close()
+		}
+	}
 }
 
 // take returns a kept session that is still alive, or nil.
@@ -77,7 +91,7 @@ func (p *pool) put(key string, k *kept) {
 func (p *pool) keep(key string, k *kept) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.idle <= 0 || p.free[key] != nil || len(p.free) >= maxKept {
+	if p.idle <= 0 || p.closed || p.free[key] != nil || len(p.free) >= maxKept {
 		return false
 	}
 	k.timer = time.AfterFunc(p.idle, func() {

@@ -27,18 +27,51 @@ const DefaultPort = 22
 // LoginTime bounds the time from the first byte to the end of the login.
 const LoginTime = 20 * time.Second
 
+// Options of a Dialer.
+type Options struct {
+	Network  *jobs.Network
+	StateDir string // where known_hosts is kept; empty: host keys last as long as the process
+	// Secret finds the credential that a job names by ref; nil: none are known.
+	Secret func(ref string) (jobs.Credential, *jobs.Fault)
+}
+
 // Dialer opens connections. Make it with New; it is used from many goroutines.
 type Dialer struct {
 	network *jobs.Network
+	secret  func(ref string) (jobs.Credential, *jobs.Fault)
 	keys    *HostKeys
 	cpu     chan struct{} // a token for each handshake that may compute
 }
 
-// New returns a Dialer whose host keys are kept in keys. At most as many
-// handshakes compute at once as there are cores: a wave of logins must not
-// make all of them too slow to be in time.
-func New(network *jobs.Network, keys *HostKeys) *Dialer {
-	return &Dialer{network: network, keys: keys, cpu: make(chan struct{}, runtime.GOMAXPROCS(0))}
+// New returns a Dialer. At most as many of its handshakes compute at once as
+// there are cores: a wave of logins must not make all of them too slow to be
+// in time.
+func New(o Options) *Dialer {
+	return &Dialer{
+		network: o.Network, secret: o.Secret, keys: OpenHostKeys(o.StateDir),
+		cpu: make(chan struct{}, runtime.GOMAXPROCS(0)),
+	}
+}
+
+// Resolve returns the job with the credentials themselves where it has named
+// them by reference.
+func (d *Dialer) Resolve(job *jobs.Job) (*jobs.Job, *jobs.Fault) {
+	resolved := *job
+	resolved.Credentials = nil
+	for _, c := range job.Credentials {
+		if c.Ref != "" {
+			if d.secret == nil {
+				return nil, jobs.Faultf(jobs.CodeNoCredentials, jobs.StageCredentials, "credentials: this satellite has no secrets to refer to")
+			}
+			found, fault := d.secret(c.Ref)
+			if fault != nil {
+				return nil, fault
+			}
+			c = found
+		}
+		resolved.Credentials = append(resolved.Credentials, c)
+	}
+	return &resolved, nil
 }
 
 // Request says what to connect to.
