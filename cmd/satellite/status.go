@@ -71,7 +71,7 @@ func (sat *satellite) status() status {
 	out.Healthy = st.Connected || now.Sub(out.Since.Time) < healthyWithout && st.Connections > 0
 	if t := sat.transport.tunnel; t != nil {
 		ts := t.Stats()
-		out.Tunnel = &tunnelStatus{Endpoint: ts.Endpoint, RxBytes: ts.RxBytes, TxBytes: ts.TxBytes, MTU: ts.MTU}
+		out.Tunnel = &tunnelStatus{Endpoint: ts.Endpoint.String(), RxBytes: ts.RxBytes, TxBytes: ts.TxBytes, MTU: ts.MTU}
 		if !ts.LastHandshake.IsZero() {
 			out.Tunnel.LastHandshake = &jobs.Time{Time: ts.LastHandshake}
 		}
