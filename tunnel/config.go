@@ -44,7 +44,7 @@ type Config struct {
 	// clock that was set back is recognised. Empty: not kept.
 	StateDir string
 	// Resolve finds the endpoints' addresses; nil is the system's resolver.
-	Resolve ResolveFunc
+	Resolve ResolveFunc `json:"-"`
 }
 
 // Peer is the other end of a tunnel, or one of the hub's.

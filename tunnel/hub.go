@@ -168,6 +168,9 @@ func (h *Hub) SetPeers(ctx context.Context, peers []Peer) error {
 	h.setting.Lock()
 	defer h.setting.Unlock()
 	removed, changed := h.replace(peers)
+	if len(removed) > 0 {
+		h.wire.flush() // their connections' resets leave while there is a session
+	}
 	var errs []error
 	for _, key := range removed {
 		errs = append(errs, h.wire.set(removeText(key)))

@@ -21,41 +21,46 @@ var (
 	errKeyZero = errors.New("is a key of zeros, which is no key")
 )
 
-// secret holds 32 bytes that no formatter reaches: it is a pointer, because
-// package fmt prints the bytes of unexported values but not what a nested
-// pointer points at.
-type secret struct{ bytes *[keySize]byte }
+// secret holds 32 bytes that no formatter reaches. It is a pointer to a pointer
+// because package fmt, where it may not call methods, prints what a pointer
+// points at (for a verb that does not fit, even a nested one), but not a second
+// one behind it.
+type secret struct{ box *box }
+
+type box struct{ bytes *[keySize]byte }
+
+func hide(b [keySize]byte) secret { return secret{&box{&b}} }
 
 // IsZero says that no key was given.
-func (s secret) IsZero() bool { return s.bytes == nil }
+func (s secret) IsZero() bool { return s.box == nil }
 
 // Reveal returns the key in base64, the form of wg(8). It is for the place
 // that stores the key, never for a log or an error.
 func (s secret) Reveal() string {
-	if s.bytes == nil {
+	if s.IsZero() {
 		return ""
 	}
-	return base64.StdEncoding.EncodeToString(s.bytes[:])
+	return base64.StdEncoding.EncodeToString(s.box.bytes[:])
 }
 
 func (s secret) hex() string {
-	if s.bytes == nil {
+	if s.IsZero() {
 		return ""
 	}
-	return hex.EncodeToString(s.bytes[:])
+	return hex.EncodeToString(s.box.bytes[:])
 }
 
 func (s secret) equal(other secret) bool {
-	if s.bytes == nil || other.bytes == nil {
-		return s.bytes == other.bytes
+	if s.IsZero() || other.IsZero() {
+		return s.IsZero() && other.IsZero()
 	}
-	return subtle.ConstantTimeCompare(s.bytes[:], other.bytes[:]) == 1
+	return subtle.ConstantTimeCompare(s.box.bytes[:], other.box.bytes[:]) == 1
 }
 
 // String, Format, GoString, LogValue, MarshalText: every way in which fmt, slog and the
 // encoders print a value gives the mask.
 func (s secret) String() string {
-	if s.bytes == nil {
+	if s.IsZero() {
 		return ""
 	}
 	return mask
@@ -83,7 +88,7 @@ func NewPrivateKey() PrivateKey {
 	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the program instead
 	b[0] &= 248
 	b[31] = b[31]&127 | 64
-	return PrivateKey{secret{&b}}
+	return PrivateKey{hide(b)}
 }
 
 // ParsePrivateKey reads the base64 form. Its error never quotes the text.
@@ -92,15 +97,15 @@ func ParsePrivateKey(text string) (PrivateKey, error) {
 	if err != nil {
 		return PrivateKey{}, err
 	}
-	return PrivateKey{secret{&b}}, nil
+	return PrivateKey{hide(b)}, nil
 }
 
 // Public returns the public half, by RFC 7748.
 func (k PrivateKey) Public() PublicKey {
-	if k.bytes == nil {
+	if k.IsZero() {
 		return PublicKey{}
 	}
-	key, err := ecdh.X25519().NewPrivateKey(k.bytes[:])
+	key, err := ecdh.X25519().NewPrivateKey(k.box.bytes[:])
 	if err != nil {
 		return PublicKey{}
 	}
@@ -115,7 +120,7 @@ type PresharedKey struct{ secret }
 func NewPresharedKey() PresharedKey {
 	var b [keySize]byte
 	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the program instead
-	return PresharedKey{secret{&b}}
+	return PresharedKey{hide(b)}
 }
 
 // ParsePresharedKey reads the base64 form. Its error never quotes the text.
@@ -124,7 +129,7 @@ func ParsePresharedKey(text string) (PresharedKey, error) {
 	if err != nil {
 		return PresharedKey{}, err
 	}
-	return PresharedKey{secret{&b}}, nil
+	return PresharedKey{hide(b)}, nil
 }
 
 // PublicKey names a peer. It is no secret and prints as base64.

@@ -4,6 +4,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/tun"
@@ -26,7 +27,7 @@ const linkQueue = 256
 type link struct {
 	mtu    atomic.Uint32
 	maxSeg atomic.Uint32 // TCP segments are kept to this many bytes; 0: as large as they are
-	asked  atomic.Uint64 // packets out to which an answer is due
+	asked  atomic.Int64  // when the first packet left that is unanswered yet, in unix nanoseconds; 0: none
 	admit  func(packet []byte) bool
 
 	out    chan *stack.PacketBuffer
@@ -89,8 +90,8 @@ func (d tunDevice) unload(pkt *stack.PacketBuffer, to []byte) int {
 	}
 	pkt.DecRef()
 	packet := to[:n]
-	if expectsAnswer(packet) {
-		d.asked.Add(1)
+	if d.asked.Load() == 0 && expectsAnswer(packet) {
+		d.asked.Store(time.Now().UnixNano())
 	}
 	if limit := d.maxSeg.Load(); limit != 0 {
 		clampMSS(packet, uint16(limit)) //nolint:gosec // setMaxSegment keeps it under 2^16
@@ -106,6 +107,7 @@ func (d tunDevice) Write(bufs [][]byte, offset int) (int, error) {
 	if dispatcher == nil {
 		return 0, os.ErrClosed
 	}
+	d.asked.Store(0)
 	for _, buf := range bufs {
 		d.deliver(dispatcher, buf[offset:])
 	}
@@ -161,6 +163,16 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		}
 	}
 	return pkts.Len(), nil
+}
+
+// unanswered is when the first packet left to which no answer has come yet;
+// the zero time says that there is none.
+func (l *link) unanswered() time.Time {
+	at := l.asked.Load()
+	if at == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, at)
 }
 
 // drain drops what was queued after the reader ended.

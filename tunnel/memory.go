@@ -34,8 +34,7 @@ func openMemory(dir string, key PublicKey) memory {
 	if dir == "" {
 		return memory{}
 	}
-	sum := sha256.Sum256(key[:])
-	m := memory{path: filepath.Join(dir, "wireguard-"+hex.EncodeToString(sum[:6])+".handshake")}
+	m := memory{path: filepath.Join(dir, "wireguard-"+shortName(key)+".handshake")}
 	data, err := os.ReadFile(m.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -45,6 +44,12 @@ func openMemory(dir string, key PublicKey) memory {
 		m.last, m.err = time.Parse(time.RFC3339Nano, strings.TrimSpace(string(data)))
 	}
 	return m
+}
+
+// shortName stands for a key in the name of a file.
+func shortName(key PublicKey) string {
+	sum := sha256.Sum256(key[:])
+	return hex.EncodeToString(sum[:6])
 }
 
 // behind says how far now is behind the last handshake; 0: it is not.

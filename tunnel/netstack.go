@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -140,6 +139,30 @@ func (n *netstack) open() int {
 	return len(n.conns)
 }
 
+// look returns the slowest round trip of the connections, and the address of
+// one that has been retransmitting for several looks in a row; the zero
+// address says that there is none.
+func (n *netstack) look() (rtt time.Duration, stuck netip.Addr) {
+	const looks = 6
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for c := range n.conns {
+		var info tcpip.TCPInfoOption
+		if c.ep.GetSockOpt(&info) != nil {
+			continue
+		}
+		rtt = max(rtt, info.RTT)
+		if info.CcState != tcpip.RTORecovery {
+			c.stuck = 0
+			continue
+		}
+		if c.stuck++; c.stuck >= looks {
+			stuck = c.remote.Addr()
+		}
+	}
+	return rtt, stuck
+}
+
 // innerConn is a TCP connection inside the tunnel.
 type innerConn struct {
 	*gonet.TCPConn
@@ -148,7 +171,7 @@ type innerConn struct {
 	remote netip.AddrPort
 	opened time.Time
 	once   sync.Once
-	stuck  atomic.Int32 // looks of the vigil that found it retransmitting
+	stuck  int // looks of the vigil that found it retransmitting; the vigil's goroutine only
 }
 
 func (n *netstack) keep(wq *waiter.Queue, ep tcpip.Endpoint, remote netip.AddrPort, k keepalive) (*innerConn, error) {

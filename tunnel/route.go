@@ -47,9 +47,10 @@ type candidate struct {
 }
 
 // next looks every name up again and moves on: to the new address of the name
-// in use when its old one is gone, else to the next address in order. When
-// nothing can be found it stays; the error says which name failed.
-func (r *route) next(ctx context.Context) (netip.AddrPort, error) {
+// in use when its old one is gone, else, unless it is to stay, to the next
+// address in order. When nothing can be found it stays; the error says which
+// name failed.
+func (r *route) next(ctx context.Context, stay bool) (netip.AddrPort, error) {
 	all, err := r.candidates(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -60,7 +61,7 @@ func (r *route) next(ctx context.Context) (netip.AddrPort, error) {
 		return r.addr, err
 	}
 	r.why = ""
-	chosen := r.choose(all)
+	chosen := r.choose(all, stay)
 	if chosen.addr != r.addr {
 		if r.addr.IsValid() {
 			r.moves++
@@ -70,9 +71,12 @@ func (r *route) next(ctx context.Context) (netip.AddrPort, error) {
 	return r.addr, err
 }
 
-func (r *route) choose(all []candidate) candidate {
+func (r *route) choose(all []candidate, stay bool) candidate {
 	first := candidate{name: -1}
 	for i, c := range all {
+		if c.addr == r.addr && stay {
+			return c
+		}
 		if c.addr == r.addr {
 			return all[(i+1)%len(all)]
 		}

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"encoding/binary"
 	"sync/atomic"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
@@ -21,6 +22,7 @@ type tap struct {
 	own     [ownIndices]atomic.Uint64 // index | known; written in a ring by Send
 	at      atomic.Uint32
 	foreign atomic.Uint64 // packets for somebody else's session
+	shaking atomic.Int64  // when we last began a handshake, in unix nanoseconds
 }
 
 const known = 1 << 32
@@ -57,6 +59,14 @@ func (t *tap) sent(b []byte) {
 		slot := t.at.Add(1) % ownIndices
 		t.own[slot].Store(known | uint64(binary.LittleEndian.Uint32(b[4:])))
 	}
+	if initiation {
+		t.shaking.Store(time.Now().UnixNano())
+	}
+}
+
+// limited says that WireGuard would not begin another handshake yet.
+func (t *tap) limited() bool {
+	return time.Since(time.Unix(0, t.shaking.Load())) < device.RekeyTimeout
 }
 
 func (t *tap) received(b []byte) {

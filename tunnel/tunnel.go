@@ -30,11 +30,14 @@ type Tunnel struct {
 	wire   *wire
 	tap    *tap
 	route  *route
+	path   *path
 	memory memory
 
-	waiting atomic.Int64 // callers that dial
-	healed  atomic.Uint64
-	rival   atomic.Int64 // unix nanoseconds of the last sign of another process with our key
+	routed   chan struct{} // closed when the peer has its first endpoint
+	waiting  atomic.Int64  // callers that dial
+	recovery broadcast
+	healed   atomic.Uint64
+	rival    atomic.Int64 // unix nanoseconds of the last sign of another process with our key
 
 	end  context.CancelFunc
 	done sync.WaitGroup
@@ -79,10 +82,13 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Tunnel, error) {
 	t := &Tunnel{
 		cfg: cfg, log: log, wire: w, tap: tap, end: end,
 		route:  newRoute(cfg.Peer.Endpoints, cfg.Resolve),
+		path:   newPath(),
+		routed: make(chan struct{}),
 		memory: openMemory(cfg.StateDir, cfg.PrivateKey.Public()),
 	}
 	t.checkClock(ctx)
 	t.done.Go(func() { t.watch(watch) })
+	t.done.Go(func() { t.watchPath(watch) })
 	return t, nil
 }
 
@@ -105,6 +111,11 @@ func (t *Tunnel) Close() error {
 func (t *Tunnel) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	t.waiting.Add(1)
 	defer t.waiting.Add(-1)
+	select {
+	case <-t.routed: // before that, the first packet would be lost and a second with it
+	case <-ctx.Done():
+		return nil, &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("no WireGuard endpoint yet: %w", ctx.Err())}
+	}
 	addrs, err := t.targets(ctx, network, address)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
@@ -112,9 +123,10 @@ func (t *Tunnel) DialContext(ctx context.Context, network, address string) (net.
 	var first error
 	for i, addr := range addrs {
 		attempt, cancel := share(ctx, len(addrs)-i)
-		c, err := t.wire.net.dialTCP(attempt, addr, alive())
+		c, err := t.dialInner(attempt, addr)
 		cancel()
 		if err == nil {
+			t.path.suspect(addr.Addr(), time.Now())
 			return c, nil
 		}
 		if first == nil {
@@ -125,6 +137,55 @@ func (t *Tunnel) DialContext(ctx context.Context, network, address string) (net.
 		}
 	}
 	return nil, first
+}
+
+// dialInner connects, and starts again when the tunnel recovers meanwhile: the
+// packet that opens a connection is repeated after one, three and six seconds,
+// and the next repetition may be far off.
+func (t *Tunnel) dialInner(ctx context.Context, addr netip.AddrPort) (*innerConn, error) {
+	for {
+		recovered := t.recovery.wait()
+		attempt, cancel := context.WithCancel(ctx)
+		stop := make(chan struct{})
+		go func() { // ends with this attempt
+			select {
+			case <-recovered:
+				cancel()
+			case <-stop:
+			}
+		}()
+		c, err := t.wire.net.dialTCP(attempt, addr, alive())
+		close(stop)
+		again := attempt.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil || !again {
+			return c, err
+		}
+	}
+}
+
+// broadcast wakes all who wait.
+type broadcast struct {
+	mu sync.Mutex
+	ch chan struct{} // guarded by mu; nil until somebody waits
+}
+
+func (b *broadcast) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *broadcast) signal() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
 }
 
 // share gives one of n attempts its part of the time that is left.
@@ -191,7 +252,12 @@ func (t *Tunnel) Stats() Stats {
 	return s
 }
 
-func (t *Tunnel) mtu() int { return int(t.wire.net.link.MTU()) }
+func (t *Tunnel) mtu() int {
+	if size := t.path.current(); size != 0 {
+		return size
+	}
+	return t.cfg.mtu()
+}
 
 // targets finds the addresses of host:port.
 func (t *Tunnel) targets(ctx context.Context, network, address string) ([]netip.AddrPort, error) {
@@ -260,7 +326,7 @@ func (t *Tunnel) dialDNS(ctx context.Context, network string) (net.Conn, error) 
 func (t *Tunnel) watch(ctx context.Context) {
 	var v vigil
 	var r rivalry
-	t.move(ctx)
+	t.move(ctx, true)
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	for {
@@ -272,12 +338,22 @@ func (t *Tunnel) watch(ctx context.Context) {
 		now := time.Now()
 		state := t.wire.states()[t.cfg.Peer.PublicKey]
 		wanted := t.waiting.Load() > 0 || t.wire.net.open() > 0
-		act := v.see(now, sight{rx: state.rx, asked: t.wire.net.link.asked.Load(), handshake: state.handshake, wanted: wanted})
+		rtt, stuck := t.wire.net.look()
+		act := v.see(now, sight{
+			rx: state.rx, asked: t.wire.net.link.unanswered(), rtt: rtt, handshake: state.handshake,
+			wanted: wanted, stuck: stuck.IsValid(),
+		})
 		if v.recovered {
+			t.recovery.signal()
 			t.healed.Add(1)
+			t.path.stale()
 			t.log.InfoContext(ctx, "the tunnel's peer is heard again", "endpoint", state.endpoint)
 		}
 		t.do(ctx, act, v.attempts)
+		if stuck.IsValid() && v.attempts == 0 {
+			t.path.stale()
+			t.path.suspect(stuck, now)
+		}
 		t.remember(ctx, state.handshake)
 		if r.see(now, t.tap.foreign.Load(), !state.handshake.IsZero()) {
 			t.reportRival(ctx, now)
@@ -287,29 +363,36 @@ func (t *Tunnel) watch(ctx context.Context) {
 
 func (t *Tunnel) do(ctx context.Context, act action, attempt int) {
 	key := t.cfg.Peer.PublicKey
+	if act != actNone && !t.hasRoute() {
+		act = actMove
+	}
 	switch act {
 	case actNone:
 	case actProbe:
 		t.log.DebugContext(ctx, "the tunnel is silent, asking the peer")
-		t.wire.initiate(key, false)
+		t.wire.initiate(key, t.tap.limited())
 	case actRenew:
 		t.log.DebugContext(ctx, "the tunnel is silent, shaking hands anew")
 		t.wire.initiate(key, true)
+		if t.move(ctx, true) {
+			t.wire.initiate(key, true)
+		}
 	case actMove:
-		moved := t.move(ctx)
+		moved := t.move(ctx, false)
 		endpoint, name, _, _ := t.route.view()
-		if moved || attempt == 3 {
+		if t.hasRoute() && (moved || attempt == 3) {
 			t.log.WarnContext(ctx, "the tunnel's peer does not answer, trying on", "endpoint", endpoint, "name", name)
 		}
 		t.wire.initiate(key, true)
 	}
 }
 
-// move looks the endpoints up and takes the next one; it says whether that is
-// another address than before.
-func (t *Tunnel) move(ctx context.Context) bool {
+// move looks the endpoints up and takes the next one, or with stay only
+// follows the name of the present one; it says whether the address is another
+// than before.
+func (t *Tunnel) move(ctx context.Context, stay bool) bool {
 	before, _, _, _ := t.route.view()
-	after, err := t.route.next(ctx)
+	after, err := t.route.next(ctx, stay)
 	if err != nil && ctx.Err() == nil {
 		t.log.WarnContext(ctx, "no address of the WireGuard endpoint", "error", err)
 	}
@@ -323,7 +406,19 @@ func (t *Tunnel) move(ctx context.Context) bool {
 	if err := t.wire.set(text); err != nil {
 		t.log.ErrorContext(ctx, "the WireGuard endpoint could not be set", "error", err, "endpoint", after)
 	}
+	if !before.IsValid() {
+		close(t.routed)
+	}
 	return true
+}
+
+func (t *Tunnel) hasRoute() bool {
+	select {
+	case <-t.routed:
+		return true
+	default:
+		return false
+	}
 }
 
 func (t *Tunnel) reportRival(ctx context.Context, now time.Time) {

@@ -8,11 +8,12 @@ import (
 // seconds and sends one handshake in five.
 const (
 	look          = 250 * time.Millisecond
-	unansweredFor = 1500 * time.Millisecond // data out and nothing in
+	unansweredFor = 1250 * time.Millisecond // data out and nothing in, and three round trips more
 	silentFor     = 3 * time.Second         // nothing in at all; connections ask every two seconds
 	firstFor      = time.Second             // no handshake yet
 	firstGap      = time.Second
 	maxGap        = 2500 * time.Millisecond // as long as the slowest round trip that may still come up
+	doubtAgain    = 10 * time.Second        // a handshake settles a doubt for this long
 
 	conflictSpan    = 10 * time.Second
 	conflictPackets = 3
@@ -27,9 +28,11 @@ func alive() keepalive {
 // sight is what the vigil sees at one look.
 type sight struct {
 	rx        uint64    // bytes from the peer
-	asked     uint64    // packets to which an answer is due
+	asked     time.Time // first packet that is unanswered yet; zero: none
+	rtt       time.Duration
 	handshake time.Time // last; zero: none yet
 	wanted    bool      // somebody uses the tunnel
+	stuck     bool      // a connection sends the same data again and again
 }
 
 type action int
@@ -37,8 +40,8 @@ type action int
 const (
 	actNone  action = iota
 	actProbe        // a handshake beside the present session: any living peer answers it
-	actRenew        // give the session up and shake hands anew
-	actMove         // look the endpoint's name up again, take the next endpoint, and renew
+	actRenew        // give the session up, shake hands anew, and follow the endpoint's name
+	actMove         // take the next endpoint, and renew
 )
 
 // vigil decides when the peer is gone and what to do about it:
@@ -48,35 +51,36 @@ const (
 //	   ▲                                                       ▲     │
 //	   └──────────── anything is heard ────────────────────────┴─────┘
 //
+// A connection that is stuck although packets come in may be a path that works
+// one way only. The same steps follow, and then only a handshake, which needs
+// both ways, counts as hearing.
+//
 // It is a pure function of what it saw: it reads no clock and does nothing
 // itself.
 type vigil struct {
 	last      sight
 	heard     time.Time // when something last came in
-	askedAt   time.Time // first unanswered packet since; zero: none
 	wantedAt  time.Time // since when somebody waits; zero: nobody
 	attempts  int       // in this silence
 	next      time.Time // earliest time of the next attempt
+	doubtAt   time.Time // since when the way out is in doubt; zero: it is not
+	settledAt time.Time // when a handshake last ended such a doubt
+	shookAt   time.Time // when the last handshake was seen
 	recovered bool      // the last look ended a silence
 }
 
 func (v *vigil) see(now time.Time, s sight) action {
 	v.recovered = false
-	if s.rx != v.last.rx || !s.handshake.Equal(v.last.handshake) || v.heard.IsZero() {
-		v.recovered = v.attempts > 0
-		v.heard, v.askedAt, v.attempts = now, time.Time{}, 0
-		v.last = s
-	}
+	v.hear(now, s)
 	if !s.wanted {
-		v.wantedAt, v.askedAt, v.attempts = time.Time{}, time.Time{}, 0
-		v.last.asked = s.asked
+		v.wantedAt, v.doubtAt, v.attempts = time.Time{}, time.Time{}, 0
 		return actNone
 	}
 	if v.wantedAt.IsZero() {
 		v.wantedAt = now
 	}
-	if v.askedAt.IsZero() && s.asked != v.last.asked {
-		v.askedAt = now
+	if s.stuck && v.doubtAt.IsZero() && now.Sub(v.settledAt) > doubtAgain {
+		v.doubtAt = now
 	}
 	if now.Before(v.fault(s)) || (v.attempts > 0 && now.Before(v.next)) {
 		return actNone
@@ -84,20 +88,44 @@ func (v *vigil) see(now time.Time, s sight) action {
 	return v.attempt(now, s)
 }
 
+func (v *vigil) hear(now time.Time, s sight) {
+	first := v.heard.IsZero()
+	shook := first || !s.handshake.Equal(v.last.handshake)
+	if !shook && (s.rx == v.last.rx || !v.doubtAt.IsZero()) {
+		return
+	}
+	if shook {
+		v.shookAt = now
+	}
+	if !v.doubtAt.IsZero() {
+		v.settledAt = now
+	}
+	v.recovered = v.attempts > 0
+	v.heard, v.doubtAt, v.attempts = now, time.Time{}, 0
+	v.last = s
+}
+
 // fault is when the present silence becomes one that is acted on.
 func (v *vigil) fault(s sight) time.Time {
-	since := v.heard
-	if v.wantedAt.After(since) {
-		since = v.wantedAt
+	if !v.doubtAt.IsZero() {
+		return v.doubtAt
 	}
+	since := later(v.heard, v.wantedAt)
 	if s.handshake.IsZero() {
 		return since.Add(firstFor)
 	}
-	at := since.Add(silentFor)
-	if !v.askedAt.IsZero() && v.askedAt.Add(unansweredFor).Before(at) {
-		at = v.askedAt.Add(unansweredFor)
+	if s.asked.IsZero() {
+		return since.Add(silentFor + 3*s.rtt)
 	}
-	return at
+	// A handshake is no answer to data, but it starts the wait anew.
+	return later(s.asked, v.shookAt).Add(unansweredFor + 3*s.rtt)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func (v *vigil) attempt(now time.Time, s sight) action {

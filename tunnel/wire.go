@@ -99,7 +99,7 @@ func (w *wire) set(text string) error {
 }
 
 // initiate sends a handshake. With renew the present session is given up, and
-// the limit of one initiation in five seconds does not apply.
+// the limit of one initiation in five seconds (RekeyTimeout) does not apply.
 func (w *wire) initiate(key PublicKey, renew bool) {
 	peer := w.dev.LookupPeer(device.NoisePublicKey(key))
 	if peer == nil {

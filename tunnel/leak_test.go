@@ -1,0 +1,126 @@
+package tunnel
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// Not parallel: it counts the goroutines of the whole process.
+func TestOpenAndCloseLeavesNothing(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	t.Run("cycles", func(t *testing.T) {
+		s, key := newSite(7), NewPrivateKey()
+		h, _ := startHub(t, hubConfig(key, startEcho(t), s), quiet())
+		cfg := s.config(key.Public(), local(h))
+		files := 0
+		for i := range 50 {
+			<-time.After(25 * time.Millisecond) // the hub takes one handshake of a peer in 20 ms (HandshakeInitationRate)
+			if err := cycle(t, cfg, i); err != nil {
+				t.Fatalf("cycle %d: %v", i, err)
+			}
+			if i == 5 {
+				files = openFiles(t)
+			}
+		}
+		if now := openFiles(t); now > files+2 {
+			t.Errorf("%d files are open, %d after the first cycles", now, files)
+		}
+	})
+	goleak.VerifyNone(t, before)
+}
+
+// cycle opens a tunnel, uses it, and closes it: idle, with a connection open,
+// or in the middle of traffic.
+func cycle(t *testing.T, cfg Config, i int) error {
+	t.Helper()
+	tun, err := Open(t.Context(), cfg, quiet())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	c, err := tun.DialContext(ctx, "tcp", inner(hubAddr4))
+	if err != nil {
+		return fmt.Errorf("%w; %w", err, tun.Close())
+	}
+	switch i % 3 {
+	case 0:
+		err = say(c, "hello")
+		c.Close()
+	case 1:
+		err = say(c, "hello")
+	default:
+		go flood(c) // ends when Close resets the connection
+	}
+	if err != nil {
+		return fmt.Errorf("%w; %w", err, tun.Close())
+	}
+	return tun.Close()
+}
+
+func flood(c net.Conn) {
+	buf := make([]byte, 16<<10)
+	go func() { // ends with the connection
+		for {
+			if _, err := c.Read(make([]byte, 16<<10)); err != nil {
+				return
+			}
+		}
+	}()
+	for {
+		if _, err := c.Write(buf); err != nil {
+			return
+		}
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}
+
+func TestTunnelClosesOnce(t *testing.T) {
+	t.Parallel()
+	s, key := newSite(7), NewPrivateKey()
+	h, _ := startHub(t, hubConfig(key, startEcho(t), s), quiet())
+	tun, err := Open(t.Context(), s.config(key.Public(), local(h)), quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, tun, inner(hubAddr4))
+	read := make(chan error, 1)
+	go func() { _, err := c.Read(make([]byte, 1)); read <- err }()
+	if err := tun.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if err := tun.Close(); err == nil {
+		t.Error("a second Close is no error")
+	}
+	select {
+	case err := <-read:
+		if err == nil {
+			t.Error("Read of an open connection gave no error")
+		}
+	case <-time.After(patience):
+		t.Error("Read of an open connection hangs after Close")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if c, err := tun.DialContext(ctx, "tcp", inner(hubAddr4)); err == nil {
+		c.Close()
+		t.Error("a closed tunnel dials")
+	}
+	if ctx.Err() != nil {
+		t.Error("a closed tunnel hangs in DialContext")
+	}
+}

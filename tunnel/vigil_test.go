@@ -1,0 +1,174 @@
+package tunnel
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+// watcher plays time and a peer to a vigil.
+type watcher struct {
+	v    vigil
+	now  time.Time
+	s    sight
+	acts []action
+	at   []time.Duration
+	from time.Time
+}
+
+func newWatcher() *watcher {
+	start := time.Unix(1_800_000_000, 0)
+	return &watcher{now: start, from: start}
+}
+
+func (w *watcher) pass(d time.Duration) {
+	for end := w.now.Add(d); w.now.Before(end); {
+		w.now = w.now.Add(look)
+		if act := w.v.see(w.now, w.s); act != actNone {
+			w.acts = append(w.acts, act)
+			w.at = append(w.at, w.now.Sub(w.from))
+		}
+	}
+}
+
+func (w *watcher) mark() { w.from, w.acts, w.at = w.now, nil, nil }
+
+func shaken() *watcher {
+	w := newWatcher()
+	w.s = sight{rx: 100, handshake: w.now, wanted: true}
+	w.pass(look)
+	return w
+}
+
+func TestVigilLeavesALivingPeerAlone(t *testing.T) {
+	t.Parallel()
+	w := shaken()
+	for range 100 {
+		w.s.asked = w.now
+		w.pass(time.Second)
+		w.s.rx += 50
+		w.s.asked = time.Time{}
+		w.pass(2 * time.Second)
+	}
+	if len(w.acts) != 0 {
+		t.Errorf("acted %v on a peer that answers every two seconds", w.acts)
+	}
+}
+
+func TestVigilLeavesAnIdleTunnelAlone(t *testing.T) {
+	t.Parallel()
+	w := shaken()
+	w.s.wanted = false
+	w.pass(10 * time.Minute)
+	if len(w.acts) != 0 {
+		t.Errorf("acted %v although nobody uses the tunnel", w.acts)
+	}
+	w.s.wanted = true
+	w.pass(time.Second)
+	if len(w.acts) != 0 {
+		t.Errorf("held the idle time against the peer: %v", w.acts)
+	}
+}
+
+func TestVigilEscalates(t *testing.T) {
+	t.Parallel()
+	w := shaken()
+	w.mark()
+	w.s.asked = w.now
+	w.pass(20 * time.Second)
+	if want := []action{actProbe, actRenew, actMove, actMove}; !slices.Equal(w.acts[:4], want) {
+		t.Errorf("did %v, want %v", w.acts, want)
+	}
+	if w.at[0] > 2*time.Second || w.at[2] > 4*time.Second {
+		t.Errorf("acted after %v, want the first within 2 s of unanswered data and the move within 4 s", w.at)
+	}
+	for i := 1; i < len(w.at); i++ {
+		if gap := w.at[i] - w.at[i-1]; gap > maxGap+look {
+			t.Errorf("a gap of %v between attempts", gap)
+		}
+	}
+	w.s.rx++
+	w.s.asked = time.Time{}
+	w.pass(look)
+	if !w.v.recovered || w.v.attempts != 0 {
+		t.Error("one packet did not end the silence")
+	}
+	w.mark()
+	w.pass(time.Second)
+	if len(w.acts) != 0 || w.v.recovered {
+		t.Errorf("went on with %v after the peer was heard", w.acts)
+	}
+}
+
+func TestVigilSilenceWithoutData(t *testing.T) {
+	t.Parallel()
+	w := shaken()
+	w.mark()
+	w.pass(5 * time.Second)
+	if len(w.at) == 0 || w.at[0] < silentFor || w.at[0] > silentFor+2*look {
+		t.Errorf("acted at %v, want first after %v", w.at, silentFor)
+	}
+}
+
+func TestVigilFirstHandshake(t *testing.T) {
+	t.Parallel()
+	w := newWatcher()
+	w.s.wanted = true
+	w.pass(5 * time.Second)
+	if want := []action{actRenew, actRenew, actMove}; len(w.acts) < 3 || !slices.Equal(w.acts[:3], want) {
+		t.Fatalf("did %v, want %v", w.acts, want)
+	}
+	if w.at[0] > firstFor+2*look {
+		t.Errorf("repeated the first initiation after %v", w.at[0])
+	}
+}
+
+func TestRivalryNeedsMoreThanAStray(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_800_000_000, 0)
+	var r rivalry
+	if r.see(now, 50, false) {
+		t.Error("packets for a predecessor count before the first handshake")
+	}
+	for i := range 20 { // one stray packet in 20 seconds, for ever
+		now = now.Add(20 * time.Second)
+		if r.see(now, 51+uint64(i), true) {
+			t.Fatal("single strays are taken for a rival")
+		}
+	}
+	total := uint64(100)
+	saw := false
+	now = now.Add(20 * time.Second)
+	for range 8 {
+		now = now.Add(look)
+		total++
+		saw = saw || r.see(now, total, true)
+	}
+	if !saw {
+		t.Error("eight packets for another session in two seconds are no sign of a rival")
+	}
+}
+
+func TestPassingFindsTheLargestRung(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{1500, 1280, 1279, 1200, 1100, 900, 700, 576, 200} {
+		tries := 0
+		got := passing(DefaultMTU, func(size int) bool { tries++; return size <= limit })
+		want := DefaultMTU
+		if limit < DefaultMTU {
+			want = ladder()[len(ladder())-1]
+			for _, rung := range ladder() {
+				if rung <= limit {
+					want = rung
+					break
+				}
+			}
+		}
+		if got != want || tries > 7 {
+			t.Errorf("limit %d: got %d after %d tries, want %d", limit, got, tries, want)
+		}
+	}
+	if got := passing(DefaultMTU, func(int) bool { return false }); got != 0 {
+		t.Errorf("nobody answers: got %d, want 0", got)
+	}
+}
