@@ -57,6 +57,8 @@ func find(name string) (command, bool) {
 		return command{revokeHelp, revoke}, true
 	case "keygen":
 		return command{keygenHelp, keygen}, true
+	case "demo":
+		return command{demoHelp, demo}, true
 	case "version":
 		return command{versionHelp, version}, true
 	default:
@@ -74,6 +76,7 @@ Commands:
   enroll    make keys, address, broker user and settings of a new satellite
   revoke    cut a satellite off
   keygen    make a WireGuard key that stays at the site
+  demo      show the whole path on this machine, with real parts
   version   print the version
 
 satctl COMMAND --help says more, with examples.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -360,6 +361,14 @@ func (e *enrolment) write(ctx context.Context) error {
 	if err := e.file(e.out, content); err != nil {
 		return err
 	}
+	for i := range e.site.slots {
+		if len(e.site.slots) == 1 {
+			break
+		}
+		if err := e.file(filepath.Join(filepath.Dir(e.out), e.site.slotFile(i)), e.site.quickFile(i)); err != nil {
+			return err
+		}
+	}
 	if err := e.writePeer(); err != nil {
 		return err
 	}
@@ -441,7 +450,7 @@ func (e *enrolment) report(out io.Writer) {
 		fmt.Fprintf(out, "  add %s to the WireGuard server\n", o.peerOut)
 	}
 	fmt.Fprintf(out, "  bring %s to the site, over a channel that you trust, and start the satellite with it\n", e.out)
-	if e.site.slots[0].keys.private.IsZero() {
-		fmt.Fprintln(out, "  put the site's private key at /etc/satellite/wg.key there")
+	for _, name := range e.site.siteFiles() {
+		fmt.Fprintf(out, "  put %s at %s/%s there, readable for the satellite's user (65532 in the container)\n", name, siteDir, name)
 	}
 }

@@ -63,11 +63,20 @@ func (s *site) environment() []variable {
 	return append(all, s.tunnel()...)
 }
 
+const siteDir = "/etc/satellite" // where the files of a site lie there
+
 func (s *site) tunnel() []variable {
+	if len(s.slots) > 1 {
+		paths := make([]string, len(s.slots))
+		for i := range s.slots {
+			paths[i] = siteDir + "/" + s.slotFile(i)
+		}
+		return []variable{{"USM_WG_CONFIG_FILE", strings.Join(paths, ","), "each process takes a free one"}}
+	}
 	first := s.slots[0]
 	private := variable{"USM_WG_PRIVATE_KEY", first.keys.private.Reveal(), ""}
 	if first.keys.private.IsZero() {
-		private = variable{"USM_WG_PRIVATE_KEY_FILE", "/etc/satellite/wg.key", "the private key that belongs to " + first.keys.public}
+		private = variable{"USM_WG_PRIVATE_KEY_FILE", siteDir + "/wg.key", "the private key that belongs to " + first.keys.public}
 	}
 	return []variable{
 		private,
@@ -77,6 +86,19 @@ func (s *site) tunnel() []variable {
 		{"USM_WG_ENDPOINT", s.endpoint, ""},
 		{"USM_WG_ALLOWED_IPS", s.hubAddress.String() + "/" + strconv.Itoa(s.hubAddress.BitLen()), ""},
 	}
+}
+
+// slotFile is the name of the file that holds the identity of slot i, where
+// there are several.
+func (s *site) slotFile(i int) string {
+	return "satellite-" + s.satellite + ".wg" + strconv.Itoa(i+1) + ".conf"
+}
+
+// quickFile is the identity of slot i in the form of wg-quick.
+func (s *site) quickFile(i int) string {
+	sl := s.slots[i]
+	return fmt.Sprintf("[Interface]\nPrivateKey = %s\nAddress = %s/%d\n\n[Peer]\nPublicKey = %s\nPresharedKey = %s\nEndpoint = %s\nAllowedIPs = %s/%d\nPersistentKeepalive = 15\n",
+		sl.keys.private.Reveal(), sl.address, sl.address.BitLen(), s.hubKey, sl.preshared.Reveal(), s.endpoint, s.hubAddress, s.hubAddress.BitLen())
 }
 
 // envFile is for docker run --env-file and systemd's EnvironmentFile, which
@@ -99,15 +121,30 @@ func (s *site) composeFile() string {
 	fmt.Fprintf(&out, "services:\n  satellite:\n    image: %s\n    restart: unless-stopped\n    stop_grace_period: 60s\n", s.image)
 	fmt.Fprint(&out, "    sysctls:\n      net.ipv4.ping_group_range: \"0 2147483647\"\n")
 	fmt.Fprint(&out, "    volumes:\n      - state:/var/lib/satellite\n")
-	if s.slots[0].keys.private.IsZero() {
-		fmt.Fprint(&out, "      - ./wg.key:/etc/satellite/wg.key:ro\n")
+	for _, name := range s.siteFiles() {
+		fmt.Fprintf(&out, "      - ./%s:%s/%s:ro\n", name, siteDir, name)
 	}
 	fmt.Fprint(&out, "    environment:\n")
 	for _, v := range s.environment() {
 		fmt.Fprintf(&out, "      %s: %s\n", v.name, mustJSON(strings.ReplaceAll(v.value, "$", "$$")))
 	}
+	if len(s.slots) > 1 {
+		fmt.Fprintf(&out, "    deploy:\n      replicas: %d\n", len(s.slots))
+	}
 	fmt.Fprint(&out, "volumes:\n  state:\n")
 	return out.String()
+}
+
+// siteFiles are the files that the site needs beside the settings.
+func (s *site) siteFiles() []string {
+	if s.slots[0].keys.private.IsZero() {
+		return []string{"wg.key"}
+	}
+	var names []string
+	for i := 0; len(s.slots) > 1 && i < len(s.slots); i++ {
+		names = append(names, s.slotFile(i))
+	}
+	return names
 }
 
 // peerBlock returns the hub's side of slot i, in the form of wg-quick.
