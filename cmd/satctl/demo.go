@@ -87,8 +87,12 @@ func demo(ctx context.Context, args []string, sys system) error {
 		return err
 	}
 	d := &demonstration{options: o, self: self, dir: dir, out: sys.Stdout}
-	defer d.end()
-	return d.show(ctx)
+	err = d.show(ctx)
+	d.end()
+	if err == nil {
+		fmt.Fprintln(d.out, "\nAll was shown. Everything that was started is ended.")
+	}
+	return err
 }
 
 // demonstration is one run of the demo: the parts, and how they are ended.
@@ -144,17 +148,6 @@ func (d *demonstration) show(ctx context.Context) error {
 	if d.options.keep {
 		d.playOn(ctx)
 	}
-	fmt.Fprintln(d.out, "\nAll shown. Everything that was started is ended.")
-	return nil
-}
-
-// timed runs a step and says how long it took.
-func (d *demonstration) timed(what string, step func() error) error {
-	begin := time.Now()
-	if err := step(); err != nil {
-		return err
-	}
-	fmt.Fprintf(d.out, "  %s  (%.1f s)\n", what, time.Since(begin).Seconds())
 	return nil
 }
 
@@ -299,6 +292,9 @@ func (d *demonstration) refusals(ctx context.Context) error {
 }
 
 func (d *demonstration) figures(ctx context.Context) error {
+	if err := d.memory(ctx, "at rest"); err != nil {
+		return err
+	}
 	var lines strings.Builder
 	for i := range demoManyJobs {
 		fmt.Fprintf(&lines, `{"job_id":"many-%d"}`+"\n", i)
@@ -311,16 +307,23 @@ func (d *demonstration) figures(ctx context.Context) error {
 		return fmt.Errorf("%d of %d jobs were ok", answered, demoManyJobs)
 	}
 	fmt.Fprintf(d.out, "  %d snmp.get jobs at one device in %.2f s, all ok\n", demoManyJobs, took.Seconds())
+	return d.memory(ctx, "after them")
+}
+
+func (d *demonstration) memory(ctx context.Context, when string) error {
 	if err := pause(ctx, demoSettleTime); err != nil {
 		return err
 	}
-	for name, process := range map[string]*child{"satellite": d.satellite, "hub": d.hub} {
-		rss, err := process.memory()
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(d.out, "  memory of the %s, tunnel included: %.1f MB\n", name, float64(rss)/(1<<20))
+	satellite, err := d.satellite.memory()
+	if err != nil {
+		return err
 	}
+	hub, err := d.hub.memory()
+	if err != nil {
+		return err
+	}
+	const megabyte = 1 << 20
+	fmt.Fprintf(d.out, "  memory %s: satellite %.1f MB, hub %.1f MB, the tunnel included\n", when, float64(satellite)/megabyte, float64(hub)/megabyte)
 	return nil
 }
 
