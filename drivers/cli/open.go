@@ -32,7 +32,7 @@ func (d *Driver) open(ctx context.Context, r *runner) *jobs.Fault {
 	if kept := d.pool.take(r.key); kept != nil {
 		kept.session.transcript = r.transcript
 		if end, ok := ctx.Deadline(); ok {
-			kept.setDeadline(end)
+			kept.setDeadline(end.Add(deadlineGrace))
 		}
 		r.home = kept.session.prompt
 		r.live, r.session, r.learned = kept, kept.session, kept.learned
@@ -102,10 +102,14 @@ func (d *Driver) dialSSH(ctx context.Context, job *jobs.Job, p sshParams) (*secu
 	})
 }
 
+// deadlineGrace keeps the connection's own deadline behind the job's end, of
+// which the driver can say more.
+const deadlineGrace = 2 * time.Second
+
 // setDeadline bounds the connection by the job's end, whatever else fails.
 func setDeadline(ctx context.Context, conn interface{ SetDeadline(t time.Time) error }) {
 	if end, ok := ctx.Deadline(); ok {
-		conn.SetDeadline(end)
+		conn.SetDeadline(end.Add(deadlineGrace))
 	}
 }
 

@@ -271,7 +271,7 @@ func (s *session) finish(found event, sink func(line []byte) error) (event, erro
 
 // splitPrompt parts output without an end of line from the prompt behind it.
 func (s *session) splitPrompt(line string) (before, prompt string) {
-	if s.prompt != "" && !s.platform.prompt.MatchString(line) {
+	if s.prompt != "" && hostOf(s.platform.prompt, line) == "" {
 		if before, ok := strings.CutSuffix(line, s.prompt); ok {
 			return before, s.prompt
 		}
