@@ -184,7 +184,7 @@ func (s *Session) once(ctx context.Context) error {
 	case ctx.Err() != nil:
 		l.stopConsuming()
 		s.drainOn(l)
-		return nil
+		return nil //nolint:nilerr // the end of ctx is no error
 	}
 	problem := s.explain(err, l.route)
 	l.close()
@@ -223,10 +223,10 @@ func (s *Session) watchDraining(l *link, stopped <-chan struct{}) {
 		select {
 		case b := <-l.blocking:
 			l.blocked.Store(b.Active)
-		case <-l.connEnd:
+		case <-l.connEnd: //nolint:errcheck // that it ended is all
 			l.lost.Store(true)
 			return
-		case <-l.workDone:
+		case <-l.workDone: //nolint:errcheck // that it ended is all
 			l.lost.Store(true)
 			return
 		case <-stopped:

@@ -18,12 +18,12 @@ import (
 
 // rabbit is the one broker of this package's tests; each test has a virtual
 // host of its own.
-var rabbit *lab.Rabbit //nolint:gochecknoglobals // started once: it takes seconds
+var rabbit *lab.Rabbit
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "broker-test-")
 	if err == nil {
-		rabbit, err = lab.StartRabbit(context.Background(), lab.RabbitConfig{Dir: dir}) //nolint:forbidigo // before any test
+		rabbit, err = lab.StartRabbit(context.Background(), lab.RabbitConfig{Dir: dir})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "the tests of broker need RabbitMQ:", err)

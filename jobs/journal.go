@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -45,7 +44,7 @@ type Journal struct {
 	boot string // tells crashes of a process from crashes of the machine
 }
 
-// What Claim finds in place of the right to run a write.
+// ErrHeld is what Claim finds in place of the right to run a write.
 var ErrHeld = errors.New("another process runs this write now")
 
 // FinishedError holds the result of a write that has ended.
@@ -89,12 +88,12 @@ func OpenJournal(o JournalOptions) (*Journal, error) {
 // identify reads when the journal was made and by which version, or writes it.
 func (j *Journal) identify() error {
 	path := filepath.Join(j.Dir, "version")
-	text, err := os.ReadFile(path) //nolint:gosec // a file of ours
+	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := j.place(path, []byte(journalVersion+" "+time.Now().UTC().Format(time.RFC3339Nano)+"\n")); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		text, err = os.ReadFile(path) //nolint:gosec // a file of ours
+		text, err = os.ReadFile(path)
 	}
 	if err != nil {
 		return err
@@ -317,7 +316,7 @@ func (c *Claim) Release() error {
 // before and never ended; done must be called when this one ends.
 func (j *Journal) Begin(key string) (earlier int, done func(), err error) {
 	path := j.path(key, ".try")
-	if text, err := os.ReadFile(path); err == nil { //nolint:gosec // a file of ours
+	if text, err := os.ReadFile(path); err == nil {
 		earlier, _ = strconv.Atoi(strings.TrimSpace(string(text)))
 	}
 	// Not synced: it counts deaths of the process, which the page cache survives.
@@ -385,10 +384,10 @@ func sameFile(f *os.File, path string) bool {
 }
 
 // bootID is fixed for as long as the kernel runs; "" where it cannot be known.
-var bootID = sync.OnceValue(func() string {
+func bootID() string {
 	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}
 	return strings.TrimSpace(string(text))
-})
+}

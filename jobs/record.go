@@ -46,21 +46,22 @@ func writeTemp(dir string, data []byte) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := f.Write(data); err == nil {
+	if _, err = f.Write(data); err == nil {
 		err = f.Sync()
-	} else {
+	}
+	if err != nil {
 		_ = f.Close()
 		_ = os.Remove(f.Name())
 		return nil, err
 	}
-	return f, err
+	return f, nil
 }
 
 const tempPrefix = "tmp-"
 
 // syncDir makes the names in dir durable.
 func syncDir(dir string) error {
-	f, err := os.Open(dir) //nolint:gosec // a directory of ours
+	f, err := os.Open(dir)
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"runtime/debug"
 	"time"
 )
@@ -110,7 +109,7 @@ func (t *task) guarded(ctx context.Context) (out Output, err error) {
 		if v := recover(); v != nil {
 			t.d.counts.panics.Add(1)
 			t.d.Logger.ErrorContext(ctx, "a driver panicked", "action", t.job.Action, "job_id", t.job.ID,
-				"type", fmt.Sprintf("%T", v), slog.String("stack", string(debug.Stack())))
+				"type", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
 			out, err = Output{}, Faultf(CodeInternal, StageExecute, "the driver of %s failed inside; this is a bug of the satellite", t.job.Action)
 		}
 	}()

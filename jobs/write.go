@@ -32,9 +32,9 @@ func (t *task) write() (*Result, error) {
 		_ = claim.Release() // nothing was sent: the job may be run later
 		return nil, err
 	}
-	if err := claim.Sending(); err != nil {
+	if claim.Sending() != nil {
 		_ = claim.Release()
-		return t.fail(journalFault()), nil
+		return t.fail(journalFault()), nil //nolint:nilerr // it is in the result
 	}
 	t.writing.Store(true)
 	out, err := t.drive()

@@ -18,7 +18,7 @@ const (
 )
 
 // version is set by the linker (-X main.version=…).
-var version = "development" //nolint:gochecknoglobals // the linker needs a variable
+var version = "development"
 
 const usage = `satellite runs network jobs from a RabbitMQ queue on the equipment of this site.
 

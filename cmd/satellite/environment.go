@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -25,13 +26,13 @@ func environment(lines []string) map[string]string {
 func names(settings ...any) (all, secret []string) {
 	for _, s := range settings {
 		t := reflect.TypeOf(s)
-		for i := range t.NumField() {
-			name := t.Field(i).Tag.Get("env")
+		for field := range t.Fields() {
+			name := field.Tag.Get("env")
 			if name == "" {
 				continue
 			}
 			all = append(all, name)
-			if t.Field(i).Tag.Get("secret") == "true" {
+			if field.Tag.Get("secret") == "true" {
 				secret = append(secret, name)
 			}
 		}
@@ -42,10 +43,7 @@ func names(settings ...any) (all, secret []string) {
 // readSecretFiles replaces each NAME_FILE by the contents of the file. A
 // secret that is given both ways is an error: it is not clear which is meant.
 func readSecretFiles(env map[string]string, secrets []string) (map[string]string, error) {
-	out := make(map[string]string, len(env))
-	for k, v := range env {
-		out[k] = v
-	}
+	out := maps.Clone(env)
 	for _, name := range secrets {
 		path := env[name+"_FILE"]
 		delete(out, name+"_FILE")
@@ -55,7 +53,7 @@ func readSecretFiles(env map[string]string, secrets []string) (map[string]string
 		if env[name] != "" {
 			return nil, usageError("%s and %s_FILE are both set; remove one", name, name)
 		}
-		value, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+		value, err := os.ReadFile(path)
 		if err != nil {
 			return nil, usageError("%s_FILE: the file cannot be read (%s); it must exist and be readable for this user", name, reason(err))
 		}

@@ -157,7 +157,7 @@ func limitMemory(env map[string]string, log *slog.Logger) {
 		return
 	}
 	for _, path := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
-		text, err := os.ReadFile(path) //nolint:gosec // fixed paths
+		text, err := os.ReadFile(path)
 		if err != nil {
 			continue
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -127,7 +126,7 @@ func (s settings) tunnelConfigs() ([]tunnel.Config, error) {
 	}
 	var configs []tunnel.Config
 	for _, path := range list(s.WGConfigFile) {
-		file, err := os.Open(path) //nolint:gosec // the operator names the file
+		file, err := os.Open(path)
 		if err != nil {
 			return nil, usageError("USM_WG_CONFIG_FILE: %s cannot be read (%s)", path, reason(err))
 		}
@@ -245,7 +244,7 @@ func (s settings) checkPlaintext(ctx context.Context, dsn broker.DSN) error {
 		defer cancel()
 		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", dsn.Host)
 		if err != nil {
-			return nil //nolint:nilerr // the session says so, and tries again; the dialer below asks again
+			return nil // the session says so, and tries again
 		}
 		addrs = found
 	}
@@ -316,20 +315,9 @@ func (t *transport) addFallback(s settings) error {
 	if err != nil {
 		return err
 	}
-	dial, err := proxyDialer()
-	if err != nil {
-		return err
-	}
-	t.routes = append(t.routes, broker.Route{Name: "amqps", DSN: dsn, Dial: dial, TLS: tlsConfig})
+	t.routes = append(t.routes, broker.Route{Name: "amqps", DSN: dsn, Dial: (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext, TLS: tlsConfig})
 	return nil
 }
-
-func proxyDialer() (broker.DialFunc, error) {
-	dialer := &net.Dialer{KeepAlive: 15 * time.Second}
-	return dialer.DialContext, nil
-}
-
-var errNoHost = errors.New("no host")
 
 // denied lists the addresses that no job may reach besides the policy's own:
 // those of the broker and of the tunnel's ends.

@@ -37,12 +37,12 @@ type process struct {
 
 // start runs a program with its output in a file.
 func start(log string, env []string, name string, args ...string) (*process, error) {
-	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // a file of the lab
+	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(name, args...)     //nolint:gosec,noctx // ended by its owner, with its children
-	cmd.Env = append(os.Environ(), env...) //nolint:forbidigo // the services need the surroundings of a shell
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	err = cmd.Start()
@@ -74,15 +74,6 @@ func (p *process) stop() {
 		}
 		p.kill()
 	})
-}
-
-func (p *process) running() bool {
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
-	}
 }
 
 // tail returns the end of the output, for errors.
@@ -118,12 +109,12 @@ func (p *process) wait(ctx context.Context, what string, ready func() error) err
 // that nothing else takes it before the service starts.
 func Port() int {
 	for {
-		port := 20000 + rand.N(12000)                                  //nolint:gosec // no secret
-		tcp, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)) //nolint:noctx // at once
+		port := 20000 + rand.N(12000)
+		tcp, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 		if err != nil {
 			continue
 		}
-		udp, err := net.ListenPacket("udp", "127.0.0.1:"+strconv.Itoa(port)) //nolint:noctx // at once
+		udp, err := net.ListenPacket("udp", "127.0.0.1:"+strconv.Itoa(port))
 		_ = tcp.Close()
 		if err != nil {
 			continue

@@ -26,9 +26,16 @@ type User struct{ Name, Auth, Priv string }
 // named as the wire contract names them.
 func Users() []User {
 	return []User{
-		{"u_none", "", ""}, {"u_md5", "MD5", ""}, {"u_shades", "SHA", "DES"}, {"u_shaaes", "SHA", "AES"},
-		{"u_s224", "SHA-224", "AES"}, {"u_s256", "SHA-256", "AES"}, {"u_s384", "SHA-384", "AES"},
-		{"u_s512", "SHA-512", "AES"}, {"u_aes192", "SHA-256", "AES-192"}, {"u_aes256", "SHA-256", "AES-256"},
+		{"u_none", "", ""},
+		{"u_md5", "MD5", ""},
+		{"u_shades", "SHA", "DES"},
+		{"u_shaaes", "SHA", "AES"},
+		{"u_s224", "SHA-224", "AES"},
+		{"u_s256", "SHA-256", "AES"},
+		{"u_s384", "SHA-384", "AES"},
+		{"u_s512", "SHA-512", "AES"},
+		{"u_aes192", "SHA-256", "AES-192"},
+		{"u_aes256", "SHA-256", "AES-256"},
 	}
 }
 

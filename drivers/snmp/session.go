@@ -293,6 +293,7 @@ func statusFault(p *gosnmp.SnmpPacket) error {
 		code = jobs.CodeNoSuchObject
 	case gosnmp.NoAccess, gosnmp.AuthorizationError:
 		code = jobs.CodeAuthFailed
+	default:
 	}
 	oid := ""
 	if i := int(p.ErrorIndex) - 1; i >= 0 && i < len(p.Variables) {

@@ -130,7 +130,7 @@ func (w wanted) pdu(field string) (gosnmp.SnmpPDU, *jobs.Fault) {
 	case "Counter32", "Gauge32", "TimeTicks":
 		pdu.Type = map[string]gosnmp.Asn1BER{"Counter32": gosnmp.Counter32, "Gauge32": gosnmp.Gauge32, "TimeTicks": gosnmp.TimeTicks}[w.Type]
 		n, fault := w.number(field, 0, math.MaxUint32)
-		pdu.Value = uint32(n)
+		pdu.Value = uint32(n) //nolint:gosec // checked
 		return pdu, fault
 	case "OctetString":
 		pdu.Type = gosnmp.OctetString
