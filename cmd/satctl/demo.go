@@ -336,7 +336,7 @@ func (d *demonstration) playOn(ctx context.Context) {
   export US_AMQP_DSN_FILE=%[1]s/dsn USM_RESULTS_EXCHANGE=%[2]s USM_POLLER_SATELLITE_ID=%[3]s
   %[4]s submit --action icmp.ping --target %[5]s
   %[4]s submit --action snmp.walk --target %[5]s --port %[6]d --community %[7]s --params root=1.3.6.1.2.1.1
-  %[4]s submit --action http.request --target %[5]s --port %[8]s --params path=/ --params scheme=http
+  %[4]s submit --action tcp.connect --target %[5]s --port %[8]s
   %[4]s submit --help
   ip netns exec %[9]s ip address        # the satellite's network
   tail -f %[1]s/satellite.log %[1]s/hub.log
