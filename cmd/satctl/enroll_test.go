@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -44,6 +45,9 @@ func newCore(t *testing.T) *core {
 // are not in a virtual host: the names must differ between tests.
 func (c *core) enroll(t *testing.T, satellite string, more ...string) string {
 	t.Helper()
+	t.Cleanup(func() { // the next run of the same test may use the same broker
+		_ = suite.rabbit.API(context.WithoutCancel(t.Context()), "DELETE", "/users/sat-"+satellite, nil, nil)
+	})
 	return c.must(t, append([]string{"enroll", "--satellite", satellite, "--endpoint", "127.0.0.1:" + strconv.Itoa(c.hubPort)}, more...)...)
 }
 
