@@ -67,11 +67,11 @@ func (c *Config) Validate() error {
 		errs = append(errs, errors.New("PublicKey of the peer is this end's own: give the other end's"))
 	}
 	if len(c.Peer.Endpoints) == 0 {
-		errs = append(errs, errors.New("Endpoint of the peer is missing: give host:port of the WireGuard server"))
+		errs = append(errs, errors.New("the peer's Endpoint is missing: give host:port of the WireGuard server"))
 	}
 	for i, e := range c.Peer.Endpoints {
 		if _, _, err := splitEndpoint(e); err != nil {
-			errs = append(errs, fmt.Errorf("Endpoint %d of the peer %w", i+1, err))
+			errs = append(errs, fmt.Errorf("the peer's Endpoint %d %w", i+1, err))
 		}
 	}
 	if len(c.Peer.AllowedIPs) == 0 {
@@ -89,11 +89,11 @@ func (c *Config) validateInterface() error {
 		errs = append(errs, errors.New("PrivateKey is missing: make one with `wg genkey`"))
 	}
 	if len(c.Addresses) == 0 {
-		errs = append(errs, errors.New("Address is missing: give the inner address of this end, such as 10.77.0.7/32"))
+		errs = append(errs, errors.New("no Address is given: it is the inner address of this end, such as 10.77.0.7/32"))
 	}
 	for _, a := range c.Addresses {
 		if !a.IsValid() || a.Addr().IsUnspecified() || a.Addr().IsMulticast() || a.Addr().IsLoopback() {
-			errs = append(errs, fmt.Errorf("Address %v cannot be the address of a host", a))
+			errs = append(errs, fmt.Errorf("%v cannot be a host's Address", a))
 		}
 	}
 	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {

@@ -133,20 +133,37 @@ func ServeHub(ctx context.Context, cfg HubConfig, log *slog.Logger) error {
 // Serve relays until ctx ends, which is no error.
 func (h *Hub) Serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, a := range h.cfg.Addresses {
-		l, err := h.wire.net.listen(netip.AddrPortFrom(a.Addr(), h.cfg.Port), idleKeepalive())
-		if err != nil {
-			return fmt.Errorf("hub: %w", err)
+	listeners, err := h.listen()
+	defer func() {
+		for _, l := range listeners {
+			l.close()
 		}
-		defer l.close()
+	}()
+	if err != nil {
+		return fmt.Errorf("hub: %w", err)
+	}
+	for _, l := range listeners {
 		group.Go(func() error { return h.accept(ctx, l) })
 	}
 	group.Go(func() error { h.watchFile(ctx); return nil })
 	group.Go(func() error { h.watchPeers(ctx); return nil })
 	h.log.InfoContext(ctx, "hub is up", "udp_port", h.UDPPort(), "inner_port", h.cfg.Port, "peers", len(h.cfg.Peers))
-	err := group.Wait()
+	err = group.Wait()
 	h.wire.net.abort()
 	return err
+}
+
+// listen opens the one port on each inner address. After an error those that
+// are open are returned with it.
+func (h *Hub) listen() (listeners []*listener, err error) {
+	for _, a := range h.cfg.Addresses {
+		l, err := h.wire.net.listen(netip.AddrPortFrom(a.Addr(), h.cfg.Port), idleKeepalive())
+		if err != nil {
+			return listeners, err
+		}
+		listeners = append(listeners, l)
+	}
+	return listeners, nil
 }
 
 // Close cuts every peer and stops the device.
@@ -167,12 +184,11 @@ func (h *Hub) SetPeers(ctx context.Context, peers []Peer) error {
 	}
 	h.setting.Lock()
 	defer h.setting.Unlock()
+	before := h.wire.states()
 	removed, changed := h.replace(peers)
-	if len(removed) > 0 {
-		h.wire.flush() // their connections' resets leave while there is a session
-	}
+	h.settle(ctx, removed, before)
 	var errs []error
-	for _, key := range removed {
+	for key := range removed {
 		errs = append(errs, h.wire.set(removeText(key)))
 	}
 	for i := range changed {
@@ -183,8 +199,34 @@ func (h *Hub) SetPeers(ctx context.Context, peers []Peer) error {
 	return errors.Join(errs...)
 }
 
-// replace brings the table up to date and says what to tell the device.
-func (h *Hub) replace(peers []Peer) (removed []PublicKey, changed []Peer) {
+// settle lets the resets of removed peers' connections leave while there is a
+// session to send them in: so the satellite learns at once that it is cut.
+func (h *Hub) settle(ctx context.Context, removed map[PublicKey]int, before map[PublicKey]peerState) {
+	const limit, step = 300 * time.Millisecond, 10 * time.Millisecond
+	tick := time.NewTicker(step)
+	defer tick.Stop()
+	for range limit / step {
+		waiting := false
+		now := h.wire.states()
+		for key, conns := range removed {
+			waiting = waiting || (conns > 0 && now[key].tx == before[key].tx)
+		}
+		if !waiting {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// replace brings the table up to date and says what to tell the device: which
+// peers are removed, with the number of connections they had, and which are
+// new or changed.
+func (h *Hub) replace(peers []Peer) (removed map[PublicKey]int, changed []Peer) {
+	removed = map[PublicKey]int{}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	wanted := map[PublicKey]bool{}
@@ -205,7 +247,7 @@ func (h *Hub) replace(peers []Peer) (removed []PublicKey, changed []Peer) {
 		if wanted[key] {
 			continue
 		}
-		removed = append(removed, key)
+		removed[key] = len(p.conns)
 		delete(h.peers, key)
 		for c := range p.conns {
 			c.reset()
@@ -252,7 +294,7 @@ func (h *Hub) Reload(ctx context.Context) error {
 }
 
 func readPeers(path string) ([]Peer, error) {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // the operator names the file
 	if err != nil {
 		return nil, fmt.Errorf("peers' file: %w", err)
 	}

@@ -45,7 +45,7 @@ func cycle(t *testing.T, cfg Config, i int) error {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	c, err := tun.DialContext(ctx, "tcp", inner(hubAddr4))
+	c, err := tun.DialContext(ctx, "tcp", inner(hubAddr4()))
 	if err != nil {
 		return fmt.Errorf("%w; %w", err, tun.Close())
 	}
@@ -97,7 +97,7 @@ func TestTunnelClosesOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := dial(t, tun, inner(hubAddr4))
+	c := dial(t, tun, inner(hubAddr4()))
 	read := make(chan error, 1)
 	go func() { _, err := c.Read(make([]byte, 1)); read <- err }()
 	if err := tun.Close(); err != nil {
@@ -116,7 +116,7 @@ func TestTunnelClosesOnce(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if c, err := tun.DialContext(ctx, "tcp", inner(hubAddr4)); err == nil {
+	if c, err := tun.DialContext(ctx, "tcp", inner(hubAddr4())); err == nil {
 		c.Close()
 		t.Error("a closed tunnel dials")
 	}

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -54,7 +55,7 @@ func TestStockNetstackAgrees(t *testing.T) {
 	s, key := newSite(7), NewPrivateKey()
 	h, _ := startHub(t, hubConfig(key, startEcho(t), s), quiet())
 	other := startStock(t, s.config(key.Public(), local(h)))
-	for i, addr := range []netip.Addr{hubAddr4, hubAddr6} {
+	for i, addr := range []netip.Addr{hubAddr4(), hubAddr6()} {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		c, err := other.DialContext(ctx, "tcp", inner(addr))
 		cancel()
@@ -117,8 +118,9 @@ func BenchmarkUpload(b *testing.B) {
 	go func() { served <- h.Serve(ctx) }()
 	defer func() {
 		cancel()
-		<-served
-		h.Close()
+		if err := errors.Join(<-served, h.Close()); err != nil {
+			b.Error(err)
+		}
 	}()
 	ours, err := Open(b.Context(), s1.config(key.Public(), local(h)), quiet())
 	if err != nil {
@@ -153,7 +155,7 @@ func upload(b *testing.B, d interface {
 }, buf []byte, size int,
 ) {
 	b.Helper()
-	c, err := d.DialContext(b.Context(), "tcp", inner(hubAddr4))
+	c, err := d.DialContext(b.Context(), "tcp", inner(hubAddr4()))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -33,8 +33,8 @@ func TestTunnelSurvivesABadNetwork(t *testing.T) {
 	p := startProxy(t, 11, local(h))
 	p.Set(impair.Rules{Loss: 0.01, Reorder: 0.03, ReorderBy: 3 * time.Millisecond, Duplicate: 0.02, Delay: 2 * time.Millisecond, Jitter: time.Millisecond})
 	tun := startTunnel(t, s.config(key.Public(), p.Addr()), quiet())
-	exchange(t, dial(t, tun, inner(hubAddr4)), 3, 256<<10)
-	exchange(t, dial(t, tun, inner(hubAddr6)), 4, 256<<10)
+	exchange(t, dial(t, tun, inner(hubAddr4())), 3, 256<<10)
+	exchange(t, dial(t, tun, inner(hubAddr6())), 4, 256<<10)
 	if up, down := p.Counts(); up.Lost == 0 || down.Lost == 0 {
 		t.Errorf("the network was not bad: lost %d up, %d down", up.Lost, down.Lost)
 	}
@@ -48,7 +48,7 @@ func redial(t *testing.T, tun *Tunnel) time.Duration {
 	defer cancel()
 	for {
 		attempt, stop := context.WithTimeout(ctx, 5*time.Second)
-		c, err := tun.DialContext(attempt, "tcp", inner(hubAddr4))
+		c, err := tun.DialContext(attempt, "tcp", inner(hubAddr4()))
 		stop()
 		if err == nil {
 			err = say(c, "again")
@@ -70,7 +70,7 @@ func TestTunnelFindsARestartedHub(t *testing.T) {
 	h, stop := startHub(t, cfg, quiet())
 	cfg.ListenPort = h.UDPPort()
 	tun := startTunnel(t, s.config(key.Public(), local(h)), quiet())
-	c := dial(t, tun, inner(hubAddr4))
+	c := dial(t, tun, inner(hubAddr4()))
 	if err := say(c, "before"); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestTunnelFollowsTheEndpointsName(t *testing.T) {
 		return []netip.Addr{address}, nil
 	}
 	tun := startTunnel(t, cfg, quiet())
-	c := dial(t, tun, inner(hubAddr4))
+	c := dial(t, tun, inner(hubAddr4()))
 	if err := say(c, "before"); err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestTunnelTriesEndpointsInOrder(t *testing.T) {
 	cfg := s.config(key.Public(), "no-such-name.invalid:51820", dead.Addr(), local(h))
 	cfg.Resolve = func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") }
 	tun := startTunnel(t, cfg, quiet())
-	if err := say(dial(t, tun, inner(hubAddr4)), "by the third"); err != nil {
+	if err := say(dial(t, tun, inner(hubAddr4())), "by the third"); err != nil {
 		t.Fatal(err)
 	}
 	if stats := tun.Stats(); stats.EndpointName != local(h) || stats.Endpoint.String() != local(h) {
@@ -188,13 +188,13 @@ func TestTunnelSaysThatTheNameIsUnknown(t *testing.T) {
 	tun := startTunnel(t, cfg, quiet())
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if err := tun.Ready(ctx, inner(hubAddr4)); err == nil || !strings.Contains(err.Error(), "hub.example") || !strings.Contains(err.Error(), "no such host") {
+	if err := tun.Ready(ctx, inner(hubAddr4())); err == nil || !strings.Contains(err.Error(), "hub.example") || !strings.Contains(err.Error(), "no such host") {
 		t.Errorf("Ready: %v, want the name and the reason", err)
 	}
 	mu.Lock()
 	known = true
 	mu.Unlock()
-	if err := say(dial(t, tun, inner(hubAddr4)), "found at last"); err != nil {
+	if err := say(dial(t, tun, inner(hubAddr4())), "found at last"); err != nil {
 		t.Error(err)
 	}
 }
@@ -205,7 +205,7 @@ func TestTunnelSurvivesARebind(t *testing.T) {
 	h, _ := startHub(t, hubConfig(key, startEcho(t), s), quiet())
 	p := startProxy(t, 41, local(h))
 	tun := startTunnel(t, s.config(key.Public(), p.Addr()), quiet())
-	c := dial(t, tun, inner(hubAddr4))
+	c := dial(t, tun, inner(hubAddr4()))
 	for i := range 5 {
 		start := time.Now()
 		if err := say(c, "through the NAT"); err != nil {
@@ -225,7 +225,7 @@ func TestTunnelShrinksForABlackHole(t *testing.T) {
 	p.Set(impair.Rules{MTU: 1200 + around})
 	log := &journal{}
 	tun := startTunnel(t, s.config(key.Public(), p.Addr()), log.logger())
-	c := dial(t, tun, inner(hubAddr4)) // opened before anybody knows
+	c := dial(t, tun, inner(hubAddr4())) // opened before anybody knows
 	eventually(t, "a smaller MTU is found", func() bool { return tun.Stats().MTU < DefaultMTU })
 	if got := tun.Stats().MTU; got != 1200 {
 		t.Errorf("MTU = %d, want 1200", got)
@@ -233,8 +233,8 @@ func TestTunnelShrinksForABlackHole(t *testing.T) {
 	if err := say(c, "too late"); err == nil {
 		t.Error("the connection that had agreed on large segments is still open")
 	}
-	exchange(t, dial(t, tun, inner(hubAddr4)), 5, 200<<10)
-	exchange(t, dial(t, tun, inner(hubAddr6)), 6, 200<<10)
+	exchange(t, dial(t, tun, inner(hubAddr4())), 5, 200<<10)
+	exchange(t, dial(t, tun, inner(hubAddr6())), 6, 200<<10)
 	if !log.has("the path swallows large packets")() {
 		t.Error("nobody was told")
 	}
@@ -255,7 +255,7 @@ func TestTunnelNamesARival(t *testing.T) {
 		wg.Go(func() { // a satellite that works
 			for ctx.Err() == nil {
 				attempt, stop := context.WithTimeout(ctx, 3*time.Second)
-				if c, err := tun.DialContext(attempt, "tcp", inner(hubAddr4)); err == nil {
+				if c, err := tun.DialContext(attempt, "tcp", inner(hubAddr4())); err == nil {
 					talk(attempt, c)
 					c.Close()
 				}
@@ -301,7 +301,7 @@ func TestTunnelKnowsAClockThatWasSetBack(t *testing.T) {
 	cfg.StateDir = t.TempDir()
 
 	tun := startTunnel(t, cfg, quiet())
-	if err := say(dial(t, tun, inner(hubAddr4)), "hello"); err != nil {
+	if err := say(dial(t, tun, inner(hubAddr4())), "hello"); err != nil {
 		t.Fatal(err)
 	}
 	var path string
@@ -325,7 +325,7 @@ func TestTunnelKnowsAClockThatWasSetBack(t *testing.T) {
 	late := startTunnel(t, cfg, log.logger())
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if err := late.Ready(ctx, inner(hubAddr4)); !errors.Is(err, ErrClockBehind) {
+	if err := late.Ready(ctx, inner(hubAddr4())); !errors.Is(err, ErrClockBehind) {
 		t.Errorf("Ready: %v, want ErrClockBehind", err)
 	}
 	if !log.has("NTP")() {

@@ -10,10 +10,10 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-var (
-	packetSrc4, packetDst4 = netip.MustParseAddr("10.77.0.7"), netip.MustParseAddr("10.77.0.1")
-	packetSrc6, packetDst6 = netip.MustParseAddr("fd77::7"), netip.MustParseAddr("fd77::1")
-)
+func packetSrc4() netip.Addr { return netip.MustParseAddr("10.77.0.7") }
+func packetDst4() netip.Addr { return hubAddr4() }
+func packetSrc6() netip.Addr { return netip.MustParseAddr("fd77::7") }
+func packetDst6() netip.Addr { return hubAddr6() }
 
 // tcpPacket makes a valid packet around a TCP segment.
 func tcpPacket(src, dst netip.Addr, flags header.TCPFlags, options, data []byte) []byte {
@@ -71,7 +71,7 @@ func TestClampMSS(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			for _, ends := range [][2]netip.Addr{{packetSrc4, packetDst4}, {packetSrc6, packetDst6}} {
+			for _, ends := range [][2]netip.Addr{{packetSrc4(), packetDst4()}, {packetSrc6(), packetDst6()}} {
 				packet := tcpPacket(ends[0], ends[1], tt.flags, tt.options, []byte("data"))
 				want := tt.options
 				if tt.want != nil {
@@ -97,9 +97,9 @@ func TestExpectsAnswer(t *testing.T) {
 		packet []byte
 		want   bool
 	}{
-		{"opening", tcpPacket(packetSrc4, packetDst4, header.TCPFlagSyn, nil, nil), true},
-		{"data", tcpPacket(packetSrc6, packetDst6, header.TCPFlagAck, nil, []byte("x")), true},
-		{"acknowledgement", tcpPacket(packetSrc4, packetDst4, header.TCPFlagAck, nil, nil), false},
+		{"opening", tcpPacket(packetSrc4(), packetDst4(), header.TCPFlagSyn, nil, nil), true},
+		{"data", tcpPacket(packetSrc6(), packetDst6(), header.TCPFlagAck, nil, []byte("x")), true},
+		{"acknowledgement", tcpPacket(packetSrc4(), packetDst4(), header.TCPFlagAck, nil, nil), false},
 		{"nothing", nil, false},
 		{"noise", bytes.Repeat([]byte{0x45}, 60), false},
 	}
@@ -112,14 +112,14 @@ func TestExpectsAnswer(t *testing.T) {
 
 func TestGateAdmitsOnlyTheHub(t *testing.T) {
 	t.Parallel()
-	admit := gate([]netip.Prefix{netip.PrefixFrom(packetDst4, 32), netip.PrefixFrom(packetDst6, 128)})
+	admit := gate([]netip.Prefix{netip.PrefixFrom(packetDst4(), 32), netip.PrefixFrom(packetDst6(), 128)})
 	change := func(packet []byte, at int, b byte) []byte {
 		packet = bytes.Clone(packet)
 		packet[at] = b
 		return packet
 	}
-	tcp4 := tcpPacket(packetSrc4, packetDst4, header.TCPFlagSyn, nil, nil)
-	tcp6 := tcpPacket(packetSrc6, packetDst6, header.TCPFlagSyn, nil, nil)
+	tcp4 := tcpPacket(packetSrc4(), packetDst4(), header.TCPFlagSyn, nil, nil)
+	tcp6 := tcpPacket(packetSrc6(), packetDst6(), header.TCPFlagSyn, nil, nil)
 	tests := []struct {
 		name   string
 		packet []byte
@@ -127,9 +127,9 @@ func TestGateAdmitsOnlyTheHub(t *testing.T) {
 	}{
 		{"TCP to the hub", tcp4, true},
 		{"TCP to the hub over IPv6", tcp6, true},
-		{"TCP to another peer", tcpPacket(packetSrc4, netip.MustParseAddr("10.77.0.8"), header.TCPFlagSyn, nil, nil), false},
-		{"TCP to another peer over IPv6", tcpPacket(packetSrc6, netip.MustParseAddr("fd77::8"), header.TCPFlagSyn, nil, nil), false},
-		{"TCP to the host", tcpPacket(packetSrc4, netip.MustParseAddr("127.0.0.1"), header.TCPFlagSyn, nil, nil), false},
+		{"TCP to another peer", tcpPacket(packetSrc4(), netip.MustParseAddr("10.77.0.8"), header.TCPFlagSyn, nil, nil), false},
+		{"TCP to another peer over IPv6", tcpPacket(packetSrc6(), netip.MustParseAddr("fd77::8"), header.TCPFlagSyn, nil, nil), false},
+		{"TCP to the host", tcpPacket(packetSrc4(), netip.MustParseAddr("127.0.0.1"), header.TCPFlagSyn, nil, nil), false},
 		{"UDP", change(tcp4, 9, 17), false},
 		{"UDP over IPv6", change(tcp6, 6, 17), false},
 		{"a fragment", change(tcp4, 6, 0x20), false},
@@ -152,13 +152,13 @@ func TestGateAdmitsOnlyTheHub(t *testing.T) {
 }
 
 func FuzzPacket(f *testing.F) {
-	f.Add(tcpPacket(packetSrc4, packetDst4, header.TCPFlagSyn, []byte{2, 4, 5, 0xb4}, nil))
-	f.Add(tcpPacket(packetSrc6, packetDst6, header.TCPFlagSyn, []byte{1, 2, 4, 5, 0xb4, 1, 1, 1}, []byte("x")))
-	admit := gate([]netip.Prefix{netip.PrefixFrom(packetDst4, 32), netip.PrefixFrom(packetDst6, 128)})
+	f.Add(tcpPacket(packetSrc4(), packetDst4(), header.TCPFlagSyn, []byte{2, 4, 5, 0xb4}, nil))
+	f.Add(tcpPacket(packetSrc6(), packetDst6(), header.TCPFlagSyn, []byte{1, 2, 4, 5, 0xb4, 1, 1, 1}, []byte("x")))
+	admit := gate([]netip.Prefix{netip.PrefixFrom(packetDst4(), 32), netip.PrefixFrom(packetDst6(), 128)})
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		before := len(packet)
 		clampMSS(packet, 1000)
-		if _, _, dst, ok := upper(packet); admit(packet) && (!ok || (dst != packetDst4 && dst != packetDst6)) {
+		if _, _, dst, ok := upper(packet); admit(packet) && (!ok || (dst != packetDst4() && dst != packetDst6())) {
 			t.Errorf("admitted a packet to %v", dst)
 		}
 		_ = expectsAnswer(packet)

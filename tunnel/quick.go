@@ -252,7 +252,7 @@ func (c *Config) setInterface(key, value string) (err error) {
 		if port, err = strconv.ParseUint(value, 10, 16); err != nil {
 			err = errors.New("is not a port within 0 and 65535")
 		}
-		c.ListenPort = uint16(port) //nolint:gosec // ParseUint was told 16 bits
+		c.ListenPort = uint16(port)
 	case "table", "saveconfig", "fwmark":
 	case "preup", "postup", "predown", "postdown":
 		err = errRunsCommands

@@ -2,15 +2,10 @@ package tunnel
 
 import (
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
-	"strings"
 	"testing"
-)
-
-const (
-	slotDirEnv  = "TUNNEL_TEST_SLOT_DIR"
-	slotKeysEnv = "TUNNEL_TEST_SLOT_KEYS"
 )
 
 func slotConfigs(n int) []Config {
@@ -23,12 +18,13 @@ func slotConfigs(n int) []Config {
 
 // TestSlotHolder is the other process of TestSlotsAreFreedByADeadProcess.
 func TestSlotHolder(t *testing.T) {
-	dir, keys := os.Getenv(slotDirEnv), os.Getenv(slotKeysEnv)
-	if dir == "" {
+	args := flag.Args()
+	if len(args) < 2 {
 		return // an ordinary run of the tests
 	}
+	dir, keys := args[0], args[1:]
 	var slots []Config
-	for text := range strings.SplitSeq(keys, ",") {
+	for _, text := range keys {
 		key, err := ParsePrivateKey(text)
 		if err != nil {
 			t.Fatal(err)
@@ -79,8 +75,7 @@ func TestSlotsAreFreedByADeadProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, "-test.run=^TestSlotHolder$")
-	cmd.Env = append(os.Environ(), slotDirEnv+"="+dir, slotKeysEnv+"="+slots[0].PrivateKey.Reveal()+","+slots[1].PrivateKey.Reveal())
+	cmd := exec.Command(self, "-test.run=^TestSlotHolder$", dir, slots[0].PrivateKey.Reveal(), slots[1].PrivateKey.Reveal())
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -22,10 +23,8 @@ const patience = 60 * time.Second
 
 const brokerPort = 5672
 
-var (
-	hubAddr4 = netip.MustParseAddr("10.77.0.1")
-	hubAddr6 = netip.MustParseAddr("fd77::1")
-)
+func hubAddr4() netip.Addr { return netip.MustParseAddr("10.77.0.1") }
+func hubAddr6() netip.Addr { return netip.MustParseAddr("fd77::1") }
 
 // site is one satellite's place in the address plan of the tests.
 type site struct {
@@ -88,7 +87,7 @@ func startHub(t *testing.T, cfg HubConfig, log *slog.Logger) (h *Hub, stop func(
 func hubConfig(key PrivateKey, broker string, sites ...site) HubConfig {
 	cfg := HubConfig{
 		PrivateKey: key,
-		Addresses:  []netip.Prefix{netip.PrefixFrom(hubAddr4, 32), netip.PrefixFrom(hubAddr6, 128)},
+		Addresses:  []netip.Prefix{netip.PrefixFrom(hubAddr4(), 32), netip.PrefixFrom(hubAddr6(), 128)},
 		Port:       brokerPort,
 		Brokers:    []string{broker},
 	}
@@ -117,6 +116,14 @@ func local(h *Hub) string { return fmt.Sprintf("127.0.0.1:%d", h.UDPPort()) }
 // startEcho is the broker of the tests: it sends back what it is sent.
 func startEcho(t *testing.T) string {
 	t.Helper()
+	address, _ := startCountedEcho(t)
+	return address
+}
+
+// startCountedEcho also says how many connections are open.
+func startCountedEcho(t *testing.T) (address string, open *atomic.Int32) {
+	t.Helper()
+	open = new(atomic.Int32)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +135,9 @@ func startEcho(t *testing.T) string {
 			if err != nil {
 				return
 			}
+			open.Add(1)
 			wg.Go(func() {
+				defer open.Add(-1)
 				stop := context.AfterFunc(t.Context(), func() { c.Close() })
 				defer stop()
 				defer c.Close()
@@ -140,7 +149,7 @@ func startEcho(t *testing.T) string {
 		l.Close()
 		wg.Wait()
 	})
-	return l.Addr().String()
+	return l.Addr().String(), open
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -238,10 +247,10 @@ func TestTunnelCarriesBytesUnchanged(t *testing.T) {
 	tun := startTunnel(t, s.config(key.Public(), local(h)), quiet())
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := tun.Ready(ctx, inner(hubAddr4)); err != nil {
+	if err := tun.Ready(ctx, inner(hubAddr4())); err != nil {
 		t.Fatalf("Ready: %v", err)
 	}
-	for _, addr := range []netip.Addr{hubAddr4, hubAddr6} {
+	for _, addr := range []netip.Addr{hubAddr4(), hubAddr6()} {
 		t.Run(addr.String(), func(t *testing.T) {
 			exchange(t, dial(t, tun, inner(addr)), 1, 1<<20)
 		})
