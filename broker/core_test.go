@@ -77,7 +77,7 @@ func answerAll(t *testing.T, dsn DSN, queue string) {
 	wg.Go(func() {
 		for d := range deliveries {
 			answer := amqp.Publishing{CorrelationId: d.CorrelationId, Type: "result", Body: d.Body}
-			_ = channel.PublishWithContext(context.Background(), "", d.ReplyTo, false, false, answer) //nolint:forbidigo // outlives the test's own
+			_ = channel.PublishWithContext(context.Background(), "", d.ReplyTo, false, false, answer)
 		}
 	})
 	t.Cleanup(func() {

@@ -60,7 +60,7 @@ func find(name string) (command, bool) {
 	case "demo":
 		return command{demoHelp, demo}, true
 	case "version":
-		return command{versionHelp, version}, true
+		return command{versionHelp, showVersion}, true
 	default:
 		return command{}, false
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -117,8 +118,8 @@ func (d *demonstration) onEnd(end func()) { d.ends = append(d.ends, end) }
 
 // end ends everything, the last started first.
 func (d *demonstration) end() {
-	for i := len(d.ends) - 1; i >= 0; i-- {
-		d.ends[i]()
+	for _, end := range slices.Backward(d.ends) {
+		end()
 	}
 	_ = os.RemoveAll(d.dir)
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -430,8 +431,8 @@ func (e *enrolment) file(path, content string) error {
 
 // undo takes back what was made before a later step failed.
 func (e *enrolment) undo() {
-	for i := len(e.undoes) - 1; i >= 0; i-- {
-		e.undoes[i]()
+	for _, undo := range slices.Backward(e.undoes) {
+		undo()
 	}
 }
 

@@ -133,17 +133,21 @@ func (f *flight) arrive(answer broker.CoreAnswer, ok bool) error {
 		return nil
 	}
 	delete(f.pending, answer.ID)
+	f.print(job.request, answer.Body)
+	return nil
+}
+
+func (f *flight) print(req request, body []byte) {
 	var result jobs.Result
-	if err := json.Unmarshal(answer.Body, &result); err != nil || result.Status == "" {
+	if json.Unmarshal(body, &result) != nil || result.Status == "" {
 		f.bad++
-		f.printer.Missing(job.request, "bad_answer", "the answer is not a result of the contract")
-		return nil
+		f.printer.Missing(req, "bad_answer", "the answer is not a result of the contract")
+		return
 	}
 	if result.Status != jobs.StatusOK {
 		f.bad++
 	}
-	f.printer.Result(job.request, &result, answer.Body)
-	return nil
+	f.printer.Result(req, &result, body)
 }
 
 // overdue gives up on the jobs whose answer did not come.

@@ -21,7 +21,7 @@ const patience = 90 * time.Second
 
 // suite is what all tests share: the two binaries and a broker; each test has
 // a virtual host of its own.
-var suite struct { //nolint:gochecknoglobals // built and started once: it takes seconds
+var suite struct {
 	satctl, satellite string
 	rabbit            *lab.Rabbit
 }
@@ -41,12 +41,12 @@ func prepared(m *testing.M) (int, error) {
 		return 0, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "usm-satellite/cmd/satctl", "usm-satellite/cmd/satellite") //nolint:noctx // before any test
+	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "usm-satellite/cmd/satctl", "usm-satellite/cmd/satellite")
 	if out, err := build.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("go build: %w: %s", err, out)
 	}
 	suite.satctl, suite.satellite = filepath.Join(dir, "satctl"), filepath.Join(dir, "satellite")
-	suite.rabbit, err = lab.StartRabbit(context.Background(), lab.RabbitConfig{Dir: filepath.Join(dir, "rabbit")}) //nolint:forbidigo // before any test
+	suite.rabbit, err = lab.StartRabbit(context.Background(), lab.RabbitConfig{Dir: filepath.Join(dir, "rabbit")})
 	if err != nil {
 		return 0, err
 	}
@@ -110,7 +110,7 @@ func (p *place) must(t *testing.T, args ...string) string {
 // process starts a command of the satellite's binary; the test ends it.
 func (p *place) process(t *testing.T, name string, env map[string]string, args ...string) *child {
 	t.Helper()
-	cmd := exec.Command(suite.satellite, args...) //nolint:noctx // ended below, in order
+	cmd := exec.Command(suite.satellite, args...)
 	cmd.Env = environment(env)
 	process, err := startChild(cmd, p.path(name+".log"))
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -127,8 +128,8 @@ func (f *peersFile) add(block string) error {
 // remove takes the blocks of a satellite out, with the blank lines before them.
 func (f *peersFile) remove(satellite string) int {
 	removed := f.of(satellite)
-	for i := len(removed) - 1; i >= 0; i-- {
-		first, end := removed[i].first, removed[i].end
+	for _, block := range slices.Backward(removed) {
+		first, end := block.first, block.end
 		for first > 0 && strings.TrimSpace(f.lines[first-1]) == "" {
 			first--
 		}
@@ -187,7 +188,7 @@ func lockFile(path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil { //nolint:gosec // a descriptor is a small number
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
 		_ = file.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}

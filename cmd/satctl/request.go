@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"time"
@@ -235,10 +236,7 @@ func requestOfLine(line []byte, defaults map[string]any) (request, error) {
 	if err := json.Unmarshal(line, &given); err != nil {
 		return request{}, usagef("is no JSON object")
 	}
-	fields := map[string]any{}
-	for name, value := range defaults {
-		fields[name] = value
-	}
+	fields := maps.Clone(defaults)
 	for name, value := range given {
 		fields[name] = value
 	}
