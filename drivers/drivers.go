@@ -12,6 +12,7 @@ import (
 
 	"usm-satellite/drivers/cli"
 	"usm-satellite/drivers/icmp"
+	"usm-satellite/drivers/netconf"
 	"usm-satellite/drivers/secureshell"
 	"usm-satellite/drivers/snmp"
 	"usm-satellite/drivers/tcp"
@@ -42,6 +43,7 @@ func All(o Options) (registry jobs.Registry, closeAll func()) {
 		tcp.Actions(o.Network),
 		snmp.Actions(snmp.Options{Network: o.Network, Secret: o.Secret}),
 		console.Actions(),
+		netconf.New(ssh).Actions(),
 	} {
 		maps.Copy(registry, family)
 	}

@@ -1,22 +1,18 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
+	"usm-satellite/deploy/lab"
 	"usm-satellite/drivers/secureshell"
 	"usm-satellite/jobs"
 )
@@ -25,98 +21,9 @@ import (
 const long = 60 * time.Second
 
 const (
-	loginPassword  = "login-secret-1"
-	enablePassword = "enable-secret-2"
+	loginPassword  = lab.ConsolePassword
+	enablePassword = lab.EnablePassword
 )
-
-// need returns the path of a program, or fails the test: the real thing is
-// what these tests are for.
-func need(t *testing.T, names ...string) string {
-	t.Helper()
-	for _, name := range names {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-	}
-	t.Fatalf("%s is not installed: apt-get install openssh-server dropbear-bin busybox-static frr inetutils-telnetd socat", names[0])
-	return ""
-}
-
-var portsTaken atomic.Int32 //nolint:gochecknoglobals // tests of one process must not take the same port
-
-// daemon starts a program on a free port of loopback, below the range from
-// which the system itself takes ports, and ends it, and all that it has
-// started, after the test. Somebody else may take the port first: then the
-// program ends, and the next one is tried.
-func daemon(t *testing.T, command func(port int) []string) (port int) {
-	t.Helper()
-	for range 50 {
-		port = 20000 + (os.Getpid()*37+int(portsTaken.Add(1))*13)%12000
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
-			continue
-		} else {
-			l.Close()
-		}
-		if startDaemon(t, port, command(port)) {
-			return port
-		}
-	}
-	t.Fatal("the program does not stay up on any port")
-	return 0
-}
-
-// startDaemon reports false when the program ends before it listens.
-func startDaemon(t *testing.T, port int, command []string) bool {
-	t.Helper()
-	name := command[0]
-	cmd := exec.Command(name, command[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.WaitDelay = time.Second
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() { cmd.Wait(); close(ended) }()
-	t.Cleanup(func() {
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(5 * time.Second):
-		}
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		<-ended
-		if t.Failed() {
-			t.Logf("%s said: %s", filepath.Base(name), out.String())
-		}
-	})
-	up := false
-	eventually(t, "a listener on port "+fmt.Sprint(port), func() bool {
-		select {
-		case <-ended:
-			t.Logf("%s ended: %s", name, out.String())
-			return true
-		default:
-		}
-		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
-		if err == nil {
-			conn.Close()
-			up = true
-		}
-		return up
-	})
-	return up
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(long); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("no %s after %v", what, long)
-		}
-	}
-}
 
 // device is one to run jobs on.
 type device struct {
@@ -151,19 +58,22 @@ func (d *device) use(idle time.Duration) {
 
 // switchScript puts the switch into d.dir.
 func (d *device) switchScript() string {
-	script, err := os.ReadFile("testdata/switch.sh")
+	d.t.Helper()
+	path, err := lab.WriteSwitch(d.dir)
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	path := filepath.Join(d.dir, "switch.sh")
-	for name, content := range map[string]string{
-		"switch.sh": string(script), "hostname": "core-sw1", "password": loginPassword, "enable": enablePassword,
-	} {
-		if err := os.WriteFile(filepath.Join(d.dir, name), []byte(content), 0o755); err != nil {
-			d.t.Fatal(err)
-		}
-	}
 	return path
+}
+
+// console takes what a start function of the lab has started.
+func (d *device) console(c *lab.Console, err error) {
+	d.t.Helper()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { c.Close() })
+	d.port = c.Port
 }
 
 func (d *device) file(name string) string {
@@ -175,10 +85,7 @@ func (d *device) file(name string) string {
 func telnetSwitch(t *testing.T) *device {
 	t.Helper()
 	d := newDevice(t)
-	busybox, script := need(t, "busybox"), d.switchScript()
-	d.port = daemon(t, func(port int) []string {
-		return []string{busybox, "telnetd", "-F", "-b", fmt.Sprintf("127.0.0.1:%d", port), "-l", script}
-	})
+	d.console(lab.StartTelnetSwitch(t.Context(), d.dir))
 	return d
 }
 

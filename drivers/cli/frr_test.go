@@ -2,11 +2,11 @@ package cli
 
 import (
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
+	"usm-satellite/deploy/lab"
 	"usm-satellite/jobs"
 )
 
@@ -15,15 +15,7 @@ import (
 func frr(t *testing.T) *device {
 	t.Helper()
 	d := newDevice(t)
-	bgpd := need(t, "bgpd", "/usr/lib/frr/bgpd")
-	config := filepath.Join(d.dir, "bgpd.conf")
-	write(t, config, "hostname core-rt1\npassword "+loginPassword+"\nenable password "+enablePassword+"\nline vty\n")
-	d.port = daemon(t, func(port int) []string {
-		return []string{
-			bgpd, "-f", config, "-i", d.dir + "/bgpd.pid", "-z", d.dir + "/zserv.api", "--vty_socket", d.dir,
-			"-A", "127.0.0.1", "-P", strconv.Itoa(port), "-p", "0", "-n", "-S", "-u", "root", "-g", "root",
-		}
-	})
+	d.console(lab.StartFRR(t.Context(), d.dir))
 	return d
 }
 
@@ -89,9 +81,8 @@ func TestVtyshByLegacySSH(t *testing.T) {
 	t.Parallel()
 	router := frr(t)
 	d := newDevice(t)
-	vtysh := need(t, "vtysh")
-	d.sshd(sshConfig{force: vtysh + " --vty_socket " + router.dir, keys: []string{"rsa"}, extra: "KexAlgorithms diffie-hellman-group1-sha1\n" +
-		"HostKeyAlgorithms ssh-rsa\nCiphers 3des-cbc\nMACs hmac-sha1\n"})
+	const vtysh = "/usr/bin/vtysh"
+	d.sshd(lab.SSHDConfig{Force: vtysh + " --vty_socket " + router.dir, Legacy: true})
 	d.noLeaks = false
 	params := map[string]any{"platform": "frr_vtysh", "legacy_crypto": true, "commands": []string{"router bgp 65001", "neighbor 192.0.2.9 remote-as 65009"}}
 	d.do("cli.configure", params).ok(t)

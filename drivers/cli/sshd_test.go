@@ -9,34 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"usm-satellite/deploy/lab"
 	"usm-satellite/jobs"
 )
-
-// sshConfig says what kind of server to start.
-type sshConfig struct {
-	extra string // lines of sshd_config
-	keys  []string
-	force string // the program in place of the user's shell
-}
-
-// private returns a command that runs another in a mount namespace of its own,
-// where the user "admin" exists with the tests' password: the machine's own
-// users stay as they are.
-func private(t *testing.T, dir string, command ...string) []string {
-	t.Helper()
-	hash, err := exec.Command(need(t, "openssl"), "passwd", "-6", loginPassword).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	passwd, err := os.ReadFile("/etc/passwd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, filepath.Join(dir, "passwd"), string(passwd)+"admin:x:0:0::/tmp:/bin/sh\n")
-	write(t, filepath.Join(dir, "shadow"), "root:*:19000::::::\nsshd:!:19000::::::\nadmin:"+strings.TrimSpace(string(hash))+":19000::::::\n")
-	script := fmt.Sprintf(`mkdir -p /run/sshd; mount --bind %[1]s/passwd /etc/passwd && mount --bind %[1]s/shadow /etc/shadow && exec "$@"`, dir)
-	return append([]string{need(t, "unshare"), "--mount", "--propagation", "private", "sh", "-c", script, "sh"}, command...)
-}
 
 func write(t *testing.T, path, content string) {
 	t.Helper()
@@ -47,12 +22,8 @@ func write(t *testing.T, path, content string) {
 
 func keygen(t *testing.T, path string, args ...string) {
 	t.Helper()
-	if _, err := os.Stat(path); err == nil {
-		return
-	}
-	args = append([]string{"-q", "-f", path}, args...)
-	if out, err := exec.Command(need(t, "ssh-keygen"), args...).CombinedOutput(); err != nil {
-		t.Fatalf("ssh-keygen: %v: %s", err, out)
+	if err := lab.Keygen(t.Context(), path, args...); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -65,27 +36,10 @@ func fingerprint(t *testing.T, path string) string {
 	return strings.Fields(string(out))[1]
 }
 
-// sshd starts OpenSSH on d.port.
-func (d *device) sshd(c sshConfig) {
+// sshd starts OpenSSH.
+func (d *device) sshd(c lab.SSHDConfig) {
 	d.t.Helper()
-	if len(c.keys) == 0 {
-		c.keys = []string{"ed25519"}
-	}
-	path := need(d.t, "sshd", "/usr/sbin/sshd")
-	config := filepath.Join(d.dir, "sshd_config")
-	text := "ListenAddress 127.0.0.1\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nPidFile none\nMaxStartups 100\nUseDNS no\nPrintMotd no\n" +
-		"AuthorizedKeysFile " + d.dir + "/authorized\nSubsystem netconf /bin/false\n" + c.extra
-	for _, kind := range c.keys {
-		keygen(d.t, filepath.Join(d.dir, "host_"+kind), "-t", kind, "-N", "")
-		text += "\nHostKey " + d.dir + "/host_" + kind
-	}
-	if c.force != "" {
-		text += "\nForceCommand " + c.force
-	}
-	write(d.t, config, text+"\n")
-	d.port = daemon(d.t, func(port int) []string {
-		return private(d.t, d.dir, path, "-D", "-e", "-f", config, "-p", fmt.Sprint(port))
-	})
+	d.console(lab.StartSSHD(d.t.Context(), d.dir, c))
 }
 
 func overSSH(commands ...string) map[string]any {
@@ -95,7 +49,7 @@ func overSSH(commands ...string) map[string]any {
 func TestSSHSwitch(t *testing.T) {
 	t.Parallel()
 	d := newDevice(t)
-	d.sshd(sshConfig{force: d.switchScript()})
+	d.sshd(lab.SSHDConfig{Force: d.switchScript()})
 	got := d.do("cli.run", overSSH("show version")).ok(t)
 	if want := "Cisco-like Software, Version 1.0\nuptime is 3 weeks"; got.Steps[0].Output != want {
 		t.Errorf("got %q", got.Steps[0].Output)
@@ -120,8 +74,7 @@ func TestSSHSwitch(t *testing.T) {
 func TestSSHLegacyOnlyWhereAllowed(t *testing.T) {
 	t.Parallel()
 	d := newDevice(t)
-	d.sshd(sshConfig{force: d.switchScript(), keys: []string{"rsa"}, extra: "KexAlgorithms diffie-hellman-group1-sha1\n" +
-		"HostKeyAlgorithms ssh-rsa\nCiphers 3des-cbc\nMACs hmac-sha1\n"})
+	d.sshd(lab.SSHDConfig{Force: d.switchScript(), Legacy: true})
 	got := d.do("cli.run", overSSH("show version")).failed(t, jobs.CodeProtocolError, jobs.StageConnect)
 	if !strings.Contains(got.fault.Message, "legacy_crypto") || !strings.Contains(got.fault.Message, "group1") {
 		t.Errorf("the message has no remedy: %v", got.fault)
@@ -140,7 +93,7 @@ func TestSSHLegacyOnlyWhereAllowed(t *testing.T) {
 func TestSSHHostKeys(t *testing.T) {
 	t.Parallel()
 	d := newDevice(t)
-	c := sshConfig{keys: []string{"ed25519", "ecdsa", "rsa"}}
+	c := lab.SSHDConfig{Keys: []string{"ed25519", "ecdsa", "rsa"}}
 	d.sshd(c)
 	exec := func(pin string) *answer {
 		params := map[string]any{"command": "echo run >> " + d.dir + "/marks"}
@@ -149,7 +102,7 @@ func TestSSHHostKeys(t *testing.T) {
 		}
 		return d.do("ssh.exec", params)
 	}
-	for _, kind := range c.keys {
+	for _, kind := range c.Keys {
 		public, err := os.ReadFile(d.dir + "/host_" + kind + ".pub")
 		if err != nil {
 			t.Fatal(err)
@@ -200,7 +153,7 @@ func TestSSHLogins(t *testing.T) {
 		f.Write(public)
 		f.Close()
 	}
-	d.sshd(sshConfig{})
+	d.sshd(lab.SSHDConfig{})
 	key := func(name, passphrase string) jobs.Credential {
 		pem, err := os.ReadFile(d.dir + "/" + name)
 		if err != nil {
@@ -243,7 +196,7 @@ func TestSSHLogins(t *testing.T) {
 func TestSSHExec(t *testing.T) {
 	t.Parallel()
 	d := newDevice(t)
-	d.sshd(sshConfig{})
+	d.sshd(lab.SSHDConfig{})
 	got := d.do("ssh.exec", map[string]any{"command": "echo out; echo err >&2; exit 3"}).ok(t)
 	if got.Stdout != "out\n" || got.Stderr != "err\n" || got.ExitCode == nil || *got.ExitCode != 3 {
 		t.Errorf("got %s", got.raw)
@@ -269,7 +222,7 @@ func TestSSHExec(t *testing.T) {
 func TestSSHLinuxShell(t *testing.T) {
 	t.Parallel()
 	d := newDevice(t)
-	d.sshd(sshConfig{})
+	d.sshd(lab.SSHDConfig{})
 	params := map[string]any{"platform": "linux", "commands": []string{"echo hello", "printf no-newline", "cd /", "pwd", "nosuchcommand", "echo after"}}
 	got := d.do("cli.run", params).failed(t, jobs.CodeCommandError, jobs.StageExecute)
 	var outputs []string
@@ -292,13 +245,7 @@ func TestSSHLinuxShell(t *testing.T) {
 func TestDropbear(t *testing.T) {
 	t.Parallel()
 	d := newDevice(t)
-	dropbear := need(t, "dropbear", "/usr/sbin/dropbear")
-	if out, err := exec.Command(need(t, "dropbearkey"), "-t", "ecdsa", "-f", d.dir+"/host").CombinedOutput(); err != nil {
-		t.Fatalf("dropbearkey: %v: %s", err, out)
-	}
-	d.port = daemon(t, func(port int) []string {
-		return private(t, d.dir, dropbear, "-F", "-E", "-r", d.dir+"/host", "-p", fmt.Sprintf("127.0.0.1:%d", port), "-P", d.dir+"/pid")
-	})
+	d.console(lab.StartDropbear(t.Context(), d.dir))
 	got := d.do("ssh.exec", map[string]any{"command": "echo out; exit 4"}).ok(t)
 	if got.Stdout != "out\n" || *got.ExitCode != 4 {
 		t.Errorf("got %s", got.raw)
@@ -317,7 +264,7 @@ func TestSessionsAreKeptForTheNextJob(t *testing.T) {
 		t.Run(transport, func(t *testing.T) {
 			d := newDevice(t)
 			if transport == "ssh" {
-				d.sshd(sshConfig{force: d.switchScript()})
+				d.sshd(lab.SSHDConfig{Force: d.switchScript()})
 			} else {
 				d = telnetSwitch(t)
 			}

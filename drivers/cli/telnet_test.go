@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"usm-satellite/deploy/lab"
 	"usm-satellite/jobs"
 )
 
@@ -225,4 +226,15 @@ func TestTelnetTranscript(t *testing.T) {
 			t.Errorf("the transcript has no %q: %s", want, got.Transcript)
 		}
 	}
+}
+
+func TestInetutilsTelnetd(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	d.console(lab.StartInetTelnet(t.Context(), d.dir))
+	got := d.do("cli.run", telnetParams("show version", "show inventory")).ok(t)
+	if got.Steps[0].Output != "Cisco-like Software, Version 1.0\nuptime is 3 weeks" || !strings.HasSuffix(got.Steps[1].Output, "\nline 100") {
+		t.Errorf("got %s", got.raw)
+	}
+	d.do("config.backup", map[string]any{"transport": "telnet", "platform": "cisco_ios"}).ok(t)
 }

@@ -78,26 +78,23 @@ func (f *framer) readChunks() ([]byte, error) {
 		case len(message)+size > f.limit:
 			return nil, errTooLong
 		}
-		start := len(message)
-		message = append(message, make([]byte, min(size, 64<<10))...)
-		if message, err = f.fill(message, start, size); err != nil {
+		if message, err = f.fill(message, size); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// fill reads a chunk of size behind start. Memory grows with what has come,
-// not with what was announced.
-func (f *framer) fill(message []byte, start, size int) ([]byte, error) {
-	for read := 0; read < size; {
-		step := min(size-read, 64<<10)
-		if missing := start + read + step - len(message); missing > 0 {
-			message = append(message, make([]byte, missing)...)
-		}
-		if _, err := io.ReadFull(f.r, message[start+read:start+read+step]); err != nil {
+// fill appends a chunk. Memory grows with what has come, not with what was
+// announced.
+func (f *framer) fill(message []byte, size int) ([]byte, error) {
+	for size > 0 {
+		step := min(size, 64<<10)
+		start := len(message)
+		message = append(message, make([]byte, step)...)
+		if _, err := io.ReadFull(f.r, message[start:]); err != nil {
 			return nil, err
 		}
-		read += step
+		size -= step
 	}
 	return message, nil
 }
