@@ -25,12 +25,13 @@ const demoHelp = `Usage:
 Shows the whole path on one machine, with real parts: RabbitMQ, which listens
 on loopback only; the hub beside it; a satellite in a network namespace of its
 own, that can reach the hub's UDP port and the equipment, and nothing else;
-and net-snmp as the equipment. The satellite is enrolled, its jobs go through
+and net-snmp, FRR and OpenSSH as the equipment. The satellite is enrolled, its jobs go through
 the WireGuard tunnel inside the two processes, and the broker is shown to be
 out of its reach otherwise. It ends all that it started.
 
 It needs root (for the namespace) and the Debian packages rabbitmq-server and
-snmpd; make demo installs what is missing.
+snmpd; with frr and openssh-server there are a router and a server as well.
+make demo installs what is missing.
 
 Examples:
   make demo
@@ -106,8 +107,7 @@ type demonstration struct {
 
 	rabbit    *lab.Rabbit
 	net       *demoNet
-	snmp      *lab.SNMPD
-	web       string // host:port of a web server on the equipment's address
+	eq        equipment
 	hub       *child
 	satellite *child
 	hubPort   int
@@ -157,22 +157,13 @@ func (d *demonstration) parts(ctx context.Context) (err error) {
 		return err
 	}
 	fmt.Fprintf(d.out, "  network     namespace %s: the site; %s leads to the hub, %s to the equipment\n", d.net.name, d.net.wan, d.net.lan)
-	begin := time.Now()
-	if err := d.folder("snmpd"); err != nil {
+	if err := d.startEquipment(ctx); err != nil {
 		return err
 	}
-	if d.snmp, err = lab.StartSNMPD(ctx, filepath.Join(d.dir, "snmpd"), d.net.lan); err != nil {
-		return err
-	}
-	d.onEnd(func() { _ = d.snmp.Close() })
-	if d.web, err = d.startWeb(ctx); err != nil {
-		return err
-	}
-	fmt.Fprintf(d.out, "  equipment   net-snmp at udp %s:%d, a web server at tcp %s  (%.1f s)\n", d.net.lan, d.snmp.Port, d.web, time.Since(begin).Seconds())
 	if err := d.folder("rabbit"); err != nil {
 		return err
 	}
-	begin = time.Now()
+	begin := time.Now()
 	if d.rabbit, err = lab.StartRabbit(ctx, lab.RabbitConfig{Dir: filepath.Join(d.dir, "rabbit")}); err != nil {
 		return err
 	}
@@ -252,7 +243,7 @@ func (d *demonstration) firstJob(ctx context.Context) (began, taken time.Time, e
 	waiting, cancel := context.WithTimeout(ctx, demoPatience)
 	defer cancel()
 	go func() { // ends with waiting
-		code, out := d.satctl(waiting, "", "submit", "--action", "tcp.connect", "--target", d.net.lan, "--port", d.webPort(), "--json")
+		code, out := d.satctl(waiting, "", "submit", "--action", "tcp.connect", "--target", d.net.lan, "--port", d.eq.web, "--json")
 		answers <- answer{code, out}
 	}()
 	if err := pause(waiting, demoSettleTime/4); err != nil {
@@ -301,7 +292,7 @@ func (d *demonstration) figures(ctx context.Context) error {
 		fmt.Fprintf(&lines, `{"job_id":"many-%d"}`+"\n", i)
 	}
 	begin := time.Now()
-	code, out := d.satctl(ctx, lines.String(), "submit", "--action", "snmp.get", "--target", d.net.lan, "--port", strconv.Itoa(d.snmp.Port),
+	code, out := d.satctl(ctx, lines.String(), "submit", "--action", "snmp.get", "--target", d.net.lan, "--port", strconv.Itoa(d.eq.snmp.Port),
 		"--community", lab.Community, "--params", "oids=1.3.6.1.2.1.1.3.0", "--json", "-")
 	took := time.Since(begin)
 	if answered := strings.Count(out, `"status":"ok"`); code != exitOK || answered != demoManyJobs {
@@ -342,7 +333,7 @@ func (d *demonstration) playOn(ctx context.Context) {
   ip netns exec %[9]s ip address        # the satellite's network
   tail -f %[1]s/satellite.log %[1]s/hub.log
   the broker's page: %[10]s   user %[11]s, password %[12]s
-`, d.dir, defaultResultsExchange, demoSatellite, d.self, d.net.lan, d.snmp.Port, lab.Community, d.webPort(),
+`, d.dir, defaultResultsExchange, demoSatellite, d.self, d.net.lan, d.eq.snmp.Port, lab.Community, d.eq.web,
 		d.net.name, d.rabbit.ManagementURL(), lab.RabbitUser, lab.RabbitPassword)
 	<-ctx.Done()
 }

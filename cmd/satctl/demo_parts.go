@@ -8,15 +8,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"usm-satellite/deploy/lab"
 )
 
 // child is a process of the demo with its output in a file.
@@ -171,32 +168,6 @@ func udpBound(port int) bool {
 		}
 	}
 	return false
-}
-
-// startWeb serves a page on the equipment's address.
-func (d *demonstration) startWeb(ctx context.Context) (string, error) {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(d.net.lan, strconv.Itoa(lab.Port())))
-	if err != nil {
-		return "", err
-	}
-	server := &http.Server{ReadHeaderTimeout: demoPatience, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintln(w, "a page of the equipment")
-	})}
-	done := make(chan struct{})
-	go func() { // ends with Close
-		_ = server.Serve(listener)
-		close(done)
-	}()
-	d.onEnd(func() {
-		_ = server.Close()
-		<-done
-	})
-	return listener.Addr().String(), nil
-}
-
-func (d *demonstration) webPort() string {
-	_, port, _ := net.SplitHostPort(d.web) // of a listener's address
-	return port
 }
 
 // demoNet is a network namespace, the site, with two wires to this machine:

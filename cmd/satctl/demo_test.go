@@ -17,7 +17,7 @@ func TestDemo(t *testing.T) {
 	}
 	for _, want := range []string{
 		"broker      RabbitMQ", "first job taken", "by wireguard+amqp  satellite 7", "3 sent, 3 received",
-		"set through the tunnel", "no_answer", "after the hub was started again", "memory at rest",
+		"set through the tunnel", "FRRouting", "neighbor 192.0.2.9 remote-as 65002", "exit code 0", "no_answer", "after the hub was started again", "memory at rest",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is missing in\n%s", want, out)

@@ -238,7 +238,9 @@ func (p *printer) steps(data json.RawMessage) bool {
 	}
 	for _, step := range found.Steps {
 		fmt.Fprintf(p.out, "  > %s\n", oneLine(step.Command))
-		p.text("    " + strings.ReplaceAll(strings.TrimRight(step.Output, "\r\n"), "\n", "\n    "))
+		if output := strings.TrimRight(step.Output, "\r\n"); output != "" {
+			p.text("    " + strings.ReplaceAll(output, "\n", "\n    "))
+		}
 	}
 	return true
 }
