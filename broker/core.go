@@ -24,6 +24,10 @@ type CoreOptions struct {
 	// ResultsExchange is the exchange that the satellites answer through. Empty:
 	// they answer to the Core's own queue through the default exchange.
 	ResultsExchange string
+
+	// AnswerQueue is a queue that exists, to take the answers from in place of
+	// one of the Core's own: with a durable one, answers survive the Core.
+	AnswerQueue string
 }
 
 // CoreMessage is a job as a Core publishes it.
@@ -31,6 +35,7 @@ type CoreMessage struct {
 	Queue      string
 	ID         string // message_id and correlation_id: comes back with each answer
 	Body       []byte
+	ReplyTo    string        // queue for the answers; empty: the Core's
 	Priority   uint8         // 0 to 9
 	Expiration time.Duration // longest wait in the queue; 0: none
 }
@@ -72,6 +77,7 @@ type Core struct {
 }
 
 type unconfirmed struct {
+	settled chan struct{} // of no message: closed when its turn comes
 	id      string
 	confirm *amqp.DeferredConfirmation
 }
@@ -85,6 +91,7 @@ func OpenCore(ctx context.Context, options CoreOptions) (*Core, error) {
 	}
 	c := &Core{
 		conn:    conn,
+		replyTo: options.AnswerQueue,
 		answers: make(chan CoreAnswer, coreUnconfirmed),
 		unsure:  make(chan unconfirmed, coreUnconfirmed),
 		closing: make(chan struct{}),
@@ -188,6 +195,13 @@ func (c *Core) consume(exchange string) (<-chan amqp.Delivery, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a channel: %w", err)
 	}
+	if c.replyTo != "" {
+		deliveries, err := channel.Consume(c.replyTo, "", true, false, false, false, nil)
+		if err != nil {
+			return nil, fmt.Errorf("consume the queue %q for the answers: %w", c.replyTo, err)
+		}
+		return deliveries, nil
+	}
 	queue, err := channel.QueueDeclare("", false, true, true, false, nil)
 	if err != nil {
 		return nil, fmt.Errorf("declare a queue for the answers: %w", err)
@@ -214,7 +228,7 @@ func (c *Core) Submit(ctx context.Context, m CoreMessage) error {
 		return c.endError(err)
 	}
 	select {
-	case c.unsure <- unconfirmed{m.ID, confirm}:
+	case c.unsure <- unconfirmed{id: m.ID, confirm: confirm}:
 		return nil
 	case <-c.closing:
 		return c.endError(nil)
@@ -238,9 +252,33 @@ func (c *Core) send(m CoreMessage) (*amqp.DeferredConfirmation, error) {
 	if m.Expiration > 0 {
 		publishing.Expiration = fmt.Sprint(m.Expiration.Milliseconds())
 	}
+	if m.ReplyTo != "" {
+		publishing.ReplyTo = m.ReplyTo
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.publish.PublishWithDeferredConfirm("", m.Queue, true, false, publishing)
+}
+
+// Settled returns when the broker has confirmed or refused every job that was
+// submitted before.
+func (c *Core) Settled(ctx context.Context) error {
+	settled := make(chan struct{})
+	select {
+	case c.unsure <- unconfirmed{settled: settled}:
+	case <-c.closing:
+		return c.endError(nil)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-settled:
+		return nil
+	case <-c.closing:
+		return c.endError(nil)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Answers delivers what comes of the jobs, in the order of arrival. It is
@@ -294,6 +332,10 @@ func (c *Core) settle(returns chan amqp.Return) {
 			}
 			returned[r.MessageId] = true
 		case next := <-c.unsure:
+			if next.settled != nil {
+				close(next.settled)
+				continue
+			}
 			if !c.await(next, returns, returned) {
 				c.fail()
 				return

@@ -90,10 +90,10 @@ func (sat *satellite) writes() string {
 	}
 }
 
-// socketDirs are where the status socket of a process may be: an abstract
-// place for a daemon without a writable directory would do on Linux only.
+// socketDirs are where the status socket of a process may be: in its state
+// directory, else where the system lets it.
 func socketDirs(stateDir string) []string {
-	return []string{"/run/satellite", stateDir, filepath.Join(os.TempDir(), fmt.Sprintf("satellite-%d", os.Getuid()))}
+	return []string{stateDir, "/run/satellite", filepath.Join(os.TempDir(), fmt.Sprintf("satellite-%d", os.Getuid()))}
 }
 
 const socketSuffix = ".sock"
@@ -152,7 +152,8 @@ func listenSocket(ctx context.Context, kind, stateDir string) (net.Listener, err
 
 var errNobody = errors.New("no running satellite was found on this machine (for this user); is the service started?")
 
-// ask gets the status of every process of this kind on this machine.
+// ask gets the status of every process of this kind that uses this state
+// directory, or, where there is none, of those that use none.
 func ask[T any](ctx context.Context, kind, stateDir, path string) ([]T, error) {
 	var all []T
 	for _, dir := range socketDirs(stateDir) {
@@ -163,11 +164,11 @@ func ask[T any](ctx context.Context, kind, stateDir, path string) ([]T, error) {
 				all = append(all, one)
 			}
 		}
+		if len(all) > 0 {
+			return all, nil
+		}
 	}
-	if len(all) == 0 {
-		return nil, errNobody
-	}
-	return all, nil
+	return nil, errNobody
 }
 
 func askOne[T any](ctx context.Context, socket, path string) (answer T, err error) {

@@ -104,7 +104,8 @@ func (d *driver) with(ctx context.Context, job *jobs.Job, cred jobs.SNMPCredenti
 		return jobs.DialFault(ctx, err)
 	}
 	// The library waits for packets without looking at ctx.
-	stop := context.AfterFunc(ctx, func() { _ = client.Conn.SetDeadline(time.Unix(1, 0)) })
+	conn := client.Conn
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer func() {
 		stop()
 		_ = client.Close()
