@@ -75,7 +75,7 @@ var switchScript string
 func WriteSwitch(dir string) (string, error) {
 	path := filepath.Join(dir, "switch.sh")
 	return path, errors.Join(
-		os.WriteFile(path, []byte(switchScript), 0o700), //nolint:gosec // a program
+		os.WriteFile(path, []byte(switchScript), 0o700),
 		os.WriteFile(filepath.Join(dir, "hostname"), []byte("core-sw1"), 0o600),
 		os.WriteFile(filepath.Join(dir, "password"), []byte(ConsolePassword), 0o600),
 		os.WriteFile(filepath.Join(dir, "enable"), []byte(EnablePassword), 0o600),
@@ -164,18 +164,19 @@ func StartSSHD(ctx context.Context, dir string, c SSHDConfig) (*Console, error) 
 	if len(c.Keys) == 0 {
 		c.Keys = []string{"ed25519"}
 	}
+	lines := []string{text}
 	for _, kind := range c.Keys {
 		key := filepath.Join(dir, "host_"+kind)
 		if err := Keygen(ctx, key, "-t", kind, "-N", ""); err != nil {
 			return nil, err
 		}
-		text += "HostKey " + key + "\n"
+		lines = append(lines, "HostKey "+key)
 	}
 	if c.Force != "" {
-		text += "ForceCommand " + c.Force + "\n"
+		lines = append(lines, "ForceCommand "+c.Force)
 	}
 	config := filepath.Join(dir, "sshd_config")
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		return nil, err
 	}
 	wrap, err := private(ctx, dir)
@@ -234,7 +235,7 @@ func StartNETCONF(ctx context.Context, dir string) (*Netconfd, error) {
 	// the port that SSH has told.
 	subsystem := filepath.Join(dir, "subsystem")
 	script := "#!/bin/sh\nSSH_CONNECTION='127.0.0.1 1 127.0.0.1 830'\nexec /usr/sbin/netconf-subsystem --ncxserver-sockname=830@" + socket + "\n"
-	err = os.WriteFile(subsystem, []byte(script), 0o700) //nolint:gosec // a program
+	err = os.WriteFile(subsystem, []byte(script), 0o700)
 	if err == nil {
 		n.Console, err = StartSSHD(ctx, dir, SSHDConfig{Extra: "Subsystem netconf " + subsystem + "\n"})
 	}
@@ -288,7 +289,7 @@ func private(ctx context.Context, dir string) ([]string, error) {
 	}
 	shadow := "root:*:19000::::::\nsshd:!:19000::::::\n" + ConsoleUser + ":" + strings.TrimSpace(string(hash)) + ":19000::::::\n"
 	err = errors.Join(
-		os.WriteFile(filepath.Join(dir, "passwd"), append(users, ConsoleUser+":x:0:0::/tmp:/bin/sh\n"...), 0o644), //nolint:gosec // as in /etc
+		os.WriteFile(filepath.Join(dir, "passwd"), append(users, ConsoleUser+":x:0:0::/tmp:/bin/sh\n"...), 0o644),
 		os.WriteFile(filepath.Join(dir, "shadow"), []byte(shadow), 0o600),
 	)
 	if err != nil {

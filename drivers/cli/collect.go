@@ -39,6 +39,7 @@ type collector struct {
 	at   int
 	echo echo
 	out  strings.Builder
+	held int // what out takes of the room
 	n    int // lines of output
 }
 
@@ -80,18 +81,37 @@ func (c *collector) add(line string) error {
 		}
 		if sent {
 			step.Streamed += c.out.Len()
-			c.r.room += c.out.Len()
+			c.r.room += c.held
+			c.held = 0
 			c.out.Reset()
 		}
 	}
-	if c.r.room < len(line)+1 {
+	size := jsonSize(line) + 2
+	if c.r.room < size {
 		c.r.truncated, step.Truncated = true, true
 		return nil
 	}
-	c.r.room -= len(line) + 1
+	c.r.room -= size
+	c.held += size
 	c.out.WriteString(line)
 	c.out.WriteByte('\n')
 	return nil
+}
+
+// jsonSize is how many bytes encoding/json makes of the inside of a string.
+func jsonSize(s string) int {
+	n := len(s)
+	for _, r := range s {
+		switch {
+		case r == '"', r == '\\', r == '\t':
+			n++
+		case r < ' ', r == '<', r == '>', r == '&':
+			n += 5
+		case r == 0x2028, r == 0x2029:
+			n += 3
+		}
+	}
+	return n
 }
 
 // close gives the step its output.

@@ -61,17 +61,17 @@ func (d *Driver) exec(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 	if err != nil {
 		return jobs.Output{}, err
 	}
-	defer func() {
-		client.Close()
-		client.Wait() //nolint:errcheck // it ends with what Close has brought about
-	}()
-	setDeadline(ctx, client)
-	stop := context.AfterFunc(ctx, func() { client.Abort() })
+	defer func() { _ = client.End() }()
+	stop, err := client.Bind(ctx)
+	if err != nil {
+		return jobs.Output{}, jobs.Faultf(jobs.CodeUnreachable, jobs.StageLogin, "the device closed the connection after the login")
+	}
 	defer stop()
 	out := jobs.Output{Learned: learned{HostKey: client.HostKey}, Warnings: client.Warnings}
-	e := &execution{job: job, budget: budget{left: job.Limits.ResultBytes() * 3 / 4}}
+	e := &execution{job: job, budget: budget{left: job.Limits.ResultBytes()}}
 	fault = e.run(ctx, client, p)
-	out.Data, out.Truncated, out.Partial = e.data(), e.budget.cut, e.partial
+	out.Data, out.Partial = e.data(), e.partial
+	out.Truncated = e.budget.cut
 	out.Warnings = append(out.Warnings, e.warnings...)
 	if fault != nil {
 		if fault.Stage != jobs.StageExecute {
@@ -93,8 +93,22 @@ type execution struct {
 	warnings       []string
 }
 
+// data cuts what is longer as JSON than it was as bytes.
 func (e *execution) data() execData {
-	return execData{Stdout: text(e.stdout.b), Stderr: text(e.stderr.b), ExitCode: e.exit, ExitSignal: e.signal}
+	room := e.job.Limits.ResultBytes() - 256
+	out := execData{ExitCode: e.exit, ExitSignal: e.signal}
+	for _, stream := range []struct {
+		from []byte
+		to   *string
+	}{{e.stderr.b, &out.Stderr}, {e.stdout.b, &out.Stdout}} {
+		s := text(stream.from)
+		for jsonSize(s) > room { // halves: a few times at most
+			s, e.budget.cut = strings.ToValidUTF8(s[:len(s)/2], ""), true
+		}
+		room -= jsonSize(s)
+		*stream.to = s
+	}
+	return out
 }
 
 func (e *execution) run(ctx context.Context, client *secureshell.Client, p *execParams) *jobs.Fault {

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
+	"flag"
 	"io"
 	"net"
 	"strings"
@@ -18,7 +19,15 @@ import (
 	"usm-satellite/jobs"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets more tests wait at once than there are cores: waiting is most
+// of what they do.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // hostile is a TCP peer that does what it is told with each connection.
 func hostile(t *testing.T, behave func(ctx context.Context, conn net.Conn)) *device {
@@ -142,11 +151,13 @@ func TestCancelledReturnsSoon(t *testing.T) {
 	t.Parallel()
 	for name, behave := range map[string]func(context.Context, net.Conn){"silence": silent, "endless": endless("line\r\n")} {
 		for jobName, params := range hostileJobs() {
+			if name == "endless" && !strings.HasSuffix(jobName, "telnet") {
+				continue // it is no SSH, which is told at once
+			}
 			t.Run(name+" "+jobName, func(t *testing.T) {
 				t.Parallel()
 				d := hostile(t, behave)
 				ctx, cancel := context.WithCancelCause(t.Context())
-				var returned time.Duration
 				stopped := make(chan time.Time, 1)
 				time.AfterFunc(200*time.Millisecond, func() {
 					stopped <- time.Now()
@@ -154,13 +165,8 @@ func TestCancelledReturnsSoon(t *testing.T) {
 				})
 				action, _, _ := strings.Cut(jobName, " ")
 				got := d.doCtx(ctx, action, params)
-				if ctx.Err() == nil {
-					t.Skipf("it had ended with %v before it was cancelled", got.fault)
-				}
-				returned = time.Since(<-stopped)
-				if got.fault == nil || got.fault.Code != jobs.CodeCancelled && got.fault.Code != jobs.CodeProtocolError {
-					t.Errorf("got %v", got.fault)
-				}
+				returned := time.Since(<-stopped)
+				got.failed(t, jobs.CodeCancelled, got.fault.Stage)
 				t.Logf("returned after %v", returned)
 				if returned > 10*time.Second {
 					t.Errorf("returned %v after it was cancelled", returned)

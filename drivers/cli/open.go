@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"strconv"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -29,14 +28,14 @@ const terminalType = "vt100"
 // open gives r a session at the device's prompt: a kept one or a new one.
 func (d *Driver) open(ctx context.Context, r *runner) *jobs.Fault {
 	r.key = poolKey(r.job, r.p)
-	if kept := d.pool.take(r.key); kept != nil {
-		kept.session.transcript = r.transcript
-		if end, ok := ctx.Deadline(); ok {
-			kept.setDeadline(end.Add(deadlineGrace))
+	if kept := d.pool.take(ctx, r.key); kept != nil {
+		if kept.session.answers(ctx) {
+			kept.session.transcript = r.transcript
+			r.home = kept.session.prompt
+			r.live, r.session, r.learned = kept, kept.session, kept.learned
+			return nil
 		}
-		r.home = kept.session.prompt
-		r.live, r.session, r.learned = kept, kept.session, kept.learned
-		return nil
+		_ = kept.session.Close()
 	}
 	logins := secureshell.Logins(r.job.Credentials)
 	if r.p.Transport == transportSSH {
@@ -63,9 +62,12 @@ func (d *Driver) openTelnet(ctx context.Context, r *runner, login *jobs.LoginCre
 	if err != nil {
 		return jobs.FaultOf(context.WithoutCancel(ctx), err)
 	}
-	setDeadline(ctx, conn)
+	if err := secureshell.BindDeadline(ctx, conn); err != nil {
+		_ = conn.Close()
+		return jobs.Faultf(jobs.CodeUnreachable, jobs.StageConnect, "the device closed the connection at once")
+	}
 	shell := telnet.Wrap(conn, telnet.Options{Terminal: terminalType})
-	r.live = &kept{session: newSession(shell, r.p.platform, r.transcript), setDeadline: conn.SetDeadline}
+	r.live = &kept{session: newSession(shell, r.p.platform, r.transcript), conn: conn}
 	return r.begin(ctx, login)
 }
 
@@ -76,17 +78,20 @@ func (d *Driver) openSSH(ctx context.Context, r *runner) *jobs.Fault {
 	if err != nil {
 		return jobs.FaultOf(context.WithoutCancel(ctx), err)
 	}
-	setDeadline(ctx, client)
-	stop := context.AfterFunc(ctx, func() { client.Abort() })
+	stop, err := client.Bind(ctx)
+	if err != nil {
+		_ = client.End()
+		return jobs.Faultf(jobs.CodeUnreachable, jobs.StageLogin, "the device closed the connection after the login")
+	}
 	defer stop()
 	shell, err := startShell(client)
 	if err != nil {
-		client.Close()
+		_ = client.End()
 		return jobs.Faultf(codeOf(ctx, err), jobs.StageLogin, "the device let us in by SSH and gave no command line")
 	}
 	r.learned = learned{HostKey: client.HostKey}
 	r.warnings = append(r.warnings, client.Warnings...)
-	r.live = &kept{session: newSession(shell, r.p.platform, r.transcript), setDeadline: client.SetDeadline, learned: r.learned}
+	r.live = &kept{session: newSession(shell, r.p.platform, r.transcript), conn: client, learned: r.learned}
 	return r.begin(ctx, client.Credential.Login)
 }
 
@@ -100,17 +105,6 @@ func (d *Driver) dialSSH(ctx context.Context, job *jobs.Job, p sshParams) (*secu
 		Address: job.Target.Address, Port: job.Target.Port, Credentials: job.Credentials,
 		HostKey: p.hostKey, Legacy: p.legacy, UserSuffix: p.suffix,
 	})
-}
-
-// deadlineGrace keeps the connection's own deadline behind the job's end, of
-// which the driver can say more.
-const deadlineGrace = 2 * time.Second
-
-// setDeadline bounds the connection by the job's end, whatever else fails.
-func setDeadline(ctx context.Context, conn interface{ SetDeadline(t time.Time) error }) {
-	if end, ok := ctx.Deadline(); ok {
-		conn.SetDeadline(end.Add(deadlineGrace))
-	}
 }
 
 // codeOf tells an end of time from an end of the connection.
@@ -133,12 +127,8 @@ type shell struct {
 	client *secureshell.Client
 }
 
-// Close ends the connection and waits until the library's goroutines ended.
-func (s *shell) Close() error {
-	err := s.client.Close()
-	s.client.Wait() //nolint:errcheck // it says how the connection ended, which Close has brought about
-	return err
-}
+// Close ends the connection.
+func (s *shell) Close() error { return s.client.End() }
 
 func startShell(client *secureshell.Client) (*shell, error) {
 	session, err := client.NewSession()

@@ -13,7 +13,7 @@ import (
 )
 
 //go:embed platforms/*.json
-var platformFiles embed.FS //nolint:gochecknoglobals // embed knows no other way
+var platformFiles embed.FS
 
 // Limits on a platform that comes with a job.
 const (
@@ -262,8 +262,10 @@ func (l *login) fill() {
 		value *string
 		none  string
 	}{
-		{&l.Username, defaultUsername}, {&l.Password, defaultPassword},
-		{&l.Failed, defaultFailed}, {&l.PressKey, defaultPressKey},
+		{&l.Username, defaultUsername},
+		{&l.Password, defaultPassword},
+		{&l.Failed, defaultFailed},
+		{&l.PressKey, defaultPressKey},
 	} {
 		if *field.value == "" {
 			*field.value = field.none

@@ -1,13 +1,14 @@
 package cli
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"sync"
 	"time"
 
+	"usm-satellite/drivers/secureshell"
 	"usm-satellite/jobs"
 )
 
@@ -16,10 +17,10 @@ const maxKept = 256
 
 // kept is a session between two jobs.
 type kept struct {
-	session     *session
-	setDeadline func(time.Time) error
-	learned     learned
-	timer       *time.Timer
+	session *session
+	conn    interface{ SetDeadline(t time.Time) error }
+	learned learned
+	timer   *time.Timer
 }
 
 // pool keeps sessions for the next job of the same device, with the same
@@ -43,7 +44,7 @@ func poolKey(job *jobs.Job, p *params) string {
 	h := sha256.New()
 	enable := p.Enable != nil && *p.Enable
 	fmt.Fprintf(h, "%q %d %q %q %t %t %t\n", job.Target.Address, job.Target.Port, p.Transport, p.HostKey, p.LegacyCrypto, p.Enable != nil, enable)
-	json.NewEncoder(h).Encode(p.platform.Platform)
+	fmt.Fprintf(h, "%#v\n", p.platform.Platform)
 	for _, c := range job.Credentials {
 		if l := c.Login; l != nil {
 			fmt.Fprintf(h, "%q %q %q %q %q\n", l.Username, l.Password.Reveal(), l.PrivateKey.Reveal(), l.Passphrase.Reveal(), l.EnablePassword.Reveal())
@@ -66,7 +67,7 @@ func (p *pool) close() {
 }
 
 // take returns a kept session that is still alive, or nil.
-func (p *pool) take(key string) *kept {
+func (p *pool) take(ctx context.Context, key string) *kept {
 	p.mu.Lock()
 	k := p.free[key]
 	delete(p.free, key)
@@ -74,7 +75,7 @@ func (p *pool) take(key string) *kept {
 	if k == nil || !k.timer.Stop() {
 		return nil // or its timer has just closed it
 	}
-	if !k.session.idle() {
+	if !k.session.idle() || secureshell.BindDeadline(ctx, k.conn) != nil {
 		k.session.Close()
 		return nil
 	}
@@ -83,7 +84,7 @@ func (p *pool) take(key string) *kept {
 
 // put keeps a session, or closes it where nothing may be kept.
 func (p *pool) put(key string, k *kept) {
-	if k.setDeadline(time.Now().Add(p.idle+time.Minute)) != nil || !p.keep(key, k) {
+	if k.conn.SetDeadline(time.Now().Add(p.idle+time.Minute)) != nil || !p.keep(key, k) {
 		k.session.Close()
 	}
 }

@@ -69,8 +69,15 @@ func newRunner(job *jobs.Job, p *params) *runner {
 	for _, c := range secureshell.Logins(job.Credentials) {
 		secrets = append(secrets, c.Login.Password.Reveal(), c.Login.EnablePassword.Reveal())
 	}
-	r := &runner{job: job, p: p, room: job.Limits.ResultBytes() * 3 / 4} // JSON escapes take the rest
-	t := newTranscript(secrets)
+	room := job.Limits.ResultBytes() - 256 // what is around the steps
+	for _, c := range p.Commands {
+		room -= jsonSize(c.Command) + 256 // a step without its output
+	}
+	if p.Transcript {
+		room /= 2
+	}
+	r := &runner{job: job, p: p, room: max(room, 0)}
+	t := newTranscript(secrets, r.room)
 	r.secrets = t.secrets
 	if p.Transcript {
 		r.transcript = t

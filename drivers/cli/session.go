@@ -103,6 +103,22 @@ func (s *session) idle() bool {
 	}
 }
 
+// answerTime is how long a kept session may take to show its prompt again.
+const answerTime = 3 * time.Second
+
+// answers asks a kept session for its prompt: a device may be gone without a
+// word, and a command sent into nothing would leave a change unknown.
+func (s *session) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	before := s.prompt
+	if s.send(ctx, "", false) != nil {
+		return false
+	}
+	_, err := s.wait(ctx, nil, nil)
+	return err == nil && s.prompt == before
+}
+
 // send types a line. hidden keeps it out of the transcript.
 func (s *session) send(ctx context.Context, line string, hidden bool) error {
 	shown := line

@@ -9,18 +9,19 @@ const maxTranscript = 1 << 20
 // typed hidden where it is secret. A nil one takes nothing.
 type transcript struct {
 	b       strings.Builder
+	room    int // bytes of JSON
 	cut     bool
 	secrets *strings.Replacer
 }
 
-func newTranscript(secrets []string) *transcript {
+func newTranscript(secrets []string, room int) *transcript {
 	var pairs []string
 	for _, s := range secrets {
 		if len(s) >= 4 { // a shorter one would mask half of the words
 			pairs = append(pairs, s, "***")
 		}
 	}
-	return &transcript{secrets: strings.NewReplacer(pairs...)}
+	return &transcript{room: min(room, maxTranscript), secrets: strings.NewReplacer(pairs...)}
 }
 
 func (t *transcript) add(s string) {
@@ -28,7 +29,7 @@ func (t *transcript) add(s string) {
 		return
 	}
 	s = t.secrets.Replace(s)
-	if t.b.Len()+len(s) > maxTranscript {
+	if t.room -= jsonSize(s); t.room < 0 {
 		t.cut = true
 		s = "\n[the transcript ends here: it is too long]\n"
 	}

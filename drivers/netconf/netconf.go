@@ -15,7 +15,6 @@ import (
 	"errors"
 	"io"
 	"strings"
-	"time"
 
 	"usm-satellite/drivers/secureshell"
 	"usm-satellite/jobs"
@@ -205,17 +204,14 @@ func (d *Driver) Run(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 	if err != nil {
 		return jobs.Output{}, err
 	}
-	defer func() {
-		client.Close()
-		client.Wait() //nolint:errcheck // it ends with what Close has brought about
-	}()
-	if end, ok := ctx.Deadline(); ok {
-		client.SetDeadline(end.Add(deadlineGrace))
+	defer func() { _ = client.End() }()
+	stop, err := client.Bind(ctx)
+	if err != nil {
+		return jobs.Output{}, jobs.Faultf(jobs.CodeUnreachable, jobs.StageLogin, "the device closed the connection after the login")
 	}
-	stop := context.AfterFunc(ctx, func() { client.Abort() })
 	defer stop()
 	out := jobs.Output{Learned: learned{HostKey: client.HostKey}, Warnings: client.Warnings}
-	s, fault := open(ctx, client, job.Limits.ResultBytes()*3/4)
+	s, fault := open(ctx, client, job.Limits.ResultBytes()*7/8)
 	if fault != nil {
 		return out, fault
 	}
@@ -226,7 +222,3 @@ func (d *Driver) Run(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 	}
 	return out, nil
 }
-
-// deadlineGrace keeps the connection's own deadline behind the job's end, of
-// which the driver can say more.
-const deadlineGrace = 2 * time.Second

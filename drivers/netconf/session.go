@@ -167,8 +167,11 @@ func (s *session) call(ctx context.Context, i int, operation string) *jobs.Fault
 	if !utf8.ValidString(r.XML) {
 		return s.fault(ctx, i, errFraming)
 	}
-	s.room -= len(r.XML)
-	s.limit = max(s.room, 0)
+	s.room -= len(r.XML) + 5*strings.Count(r.XML, "<") + 5*strings.Count(r.XML, ">") // as JSON writes it
+	if s.limit = s.room; s.room < 0 {
+		r.XML = ""
+		return s.fault(ctx, i, errTooLong)
+	}
 	for _, e := range answer.Errors {
 		r.Errors = append(r.Errors, e.trimmed())
 	}

@@ -221,8 +221,10 @@ func (a *attempt) cryptoWarning(conn ssh.Conn) []string {
 		name string
 		list []string
 	}{
-		{used.KeyExchange, old.KeyExchanges}, {used.HostKey, old.HostKeys},
-		{used.Write.Cipher, old.Ciphers}, {used.Write.MAC, old.MACs},
+		{used.KeyExchange, old.KeyExchanges},
+		{used.HostKey, old.HostKeys},
+		{used.Write.Cipher, old.Ciphers},
+		{used.Write.MAC, old.MACs},
 	} {
 		if slices.Contains(pair.list, pair.name) {
 			broken = append(broken, pair.name)

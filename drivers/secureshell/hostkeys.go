@@ -95,7 +95,7 @@ func (h *HostKeys) addLocked(host string, key ssh.PublicKey) bool {
 // appendLine adds a line in one write and has it on disk when it returns. A
 // last line that a crash has cut is closed first.
 func appendLine(path, line string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600) //nolint:gosec // a name of our own in our state directory
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}

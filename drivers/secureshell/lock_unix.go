@@ -10,13 +10,13 @@ import (
 // lockFile takes the lock that all processes with one state directory share.
 // It is held for one append, so waiting for it is short.
 func lockFile(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // a name of our own in our state directory
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX) //nolint:gosec // a descriptor fits
-		if err != syscall.EINTR {                         //nolint:errorlint // a bare errno
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		if err != syscall.EINTR { //nolint:errorlint // a bare errno
 			break
 		}
 	}

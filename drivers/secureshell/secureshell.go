@@ -93,12 +93,37 @@ type Client struct {
 	conn       net.Conn
 }
 
+// DeadlineGrace is how far behind the end of a job the deadline of its
+// connection is: the driver can say more about what came too late.
+const DeadlineGrace = 2 * time.Second
+
 // SetDeadline bounds all reads and writes of the connection.
 func (c *Client) SetDeadline(t time.Time) error { return c.conn.SetDeadline(t) }
 
-// Abort closes the connection without a word to the peer: unlike Close it
-// cannot block on one that does not read.
-func (c *Client) Abort() error { return c.conn.Close() }
+// Bind ends the connection when ctx ends, whatever the library or the peer is
+// doing then. stop takes the bond off.
+func (c *Client) Bind(ctx context.Context) (stop func() bool, err error) {
+	if err := BindDeadline(ctx, c.conn); err != nil {
+		return nil, err
+	}
+	return context.AfterFunc(ctx, func() { _ = c.conn.Close() }), nil
+}
+
+// BindDeadline makes the end of ctx the deadline of conn.
+func BindDeadline(ctx context.Context, conn interface{ SetDeadline(t time.Time) error }) error {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return conn.SetDeadline(time.Time{})
+	}
+	return conn.SetDeadline(end.Add(DeadlineGrace))
+}
+
+// End closes the connection and waits until the library's goroutines ended.
+func (c *Client) End() error {
+	err := c.Close()
+	_ = c.Wait() // it says how the connection ended, which Close has brought about
+	return err
+}
 
 // Dial connects and logs in. The error is a *jobs.Fault of StageConnect or
 // StageLogin (StagePolicy, StageCredentials): nothing was run.
