@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -30,7 +31,7 @@ type JournalOptions struct {
 //
 //	NAME.claim   the right to run it: put there by link(2), so that only one
 //	             process can; locked (flock) by whoever runs it, as long as it
-//	             lives; a line is added right before the first byte is sent
+//	             lives; its last line says whether a byte may have been sent
 //	NAME.done    its result: put there by link(2), so that the first one stays
 //	NAME.try     how often it has been begun (of any job that came again)
 //
@@ -90,7 +91,7 @@ func (j *Journal) identify() error {
 	path := filepath.Join(j.Dir, "version")
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := j.place(path, []byte(journalVersion+" "+time.Now().UTC().Format(time.RFC3339Nano)+"\n")); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := j.place(path, versionLine(time.Now().UTC())); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 		text, err = os.ReadFile(path)
@@ -98,16 +99,22 @@ func (j *Journal) identify() error {
 	if err != nil {
 		return err
 	}
-	version, born, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
-	if version != journalVersion && strings.HasPrefix(version, "usm-journal-") {
+	version, born, _ := strings.Cut(string(text), " ")
+	j.born, err = time.Parse(time.RFC3339Nano+"\n", born)
+	switch {
+	case err == nil && version == journalVersion:
+		return nil
+	case err == nil && strings.HasPrefix(version, "usm-journal-"):
 		return fmt.Errorf("the journal in %s was written by another version of the satellite (%s)", j.Dir, version)
 	}
-	if j.born, err = time.Parse(time.RFC3339Nano, born); err != nil {
-		// Damaged: what came before may be lost with it, so it counts as new.
-		j.born = time.Now()
-		return os.Remove(path)
-	}
-	return nil
+	// Damaged: what came before may be lost with it, so it counts as new.
+	j.born = time.Now().UTC()
+	j.Logger.Warn("the journal's version file is damaged; the journal counts as made now", "dir", j.Dir)
+	return j.replace(path, versionLine(j.born))
+}
+
+func versionLine(born time.Time) []byte {
+	return []byte(journalVersion + " " + born.Format(time.RFC3339Nano) + "\n")
 }
 
 // place puts data at path, whole and durable, unless there is something.
@@ -133,9 +140,10 @@ func (j *Journal) path(key, kind string) string { return filepath.Join(j.Dir, na
 // Claim is the right to run one write. It is given back by Finish or Release;
 // the death of the process leaves it behind for others to find.
 type Claim struct {
-	j    *Journal
-	key  string
-	file *os.File
+	j     *Journal
+	key   string
+	file  *os.File
+	phase int64 // offset of the claim's last line
 }
 
 type claimHead struct {
@@ -144,7 +152,12 @@ type claimHead struct {
 	Boot  string    `json:"boot"`
 }
 
-const sendingLine = "sending\n"
+// The last line of a claim. The one is written over the other: a claim that
+// lost its end, in whatever way, then never looks like one that sent nothing.
+const (
+	claimedLine = "claimed\n"
+	sendingLine = "sending\n"
+)
 
 // Claim takes the right to run the write with this key. It is on disk when
 // Claim returns. Errors: *FinishedError, ErrHeld; with *InterruptedError a
@@ -152,13 +165,11 @@ const sendingLine = "sending\n"
 // be run. Any other error means that the journal does not work.
 func (j *Journal) Claim(key, jobID string) (*Claim, error) {
 	for {
-		var damaged *InterruptedError
-		switch result, err := j.result(key); {
-		case errors.As(err, &damaged):
-		case err != nil:
-			return nil, err
-		case result != nil:
+		// Most copies of a write that has ended need no claim.
+		if result, err := j.result(key); result != nil {
 			return nil, &FinishedError{result}
+		} else if err != nil && !isInterrupted(err) {
+			return nil, err
 		}
 		claim, err := j.create(key, jobID)
 		if errors.Is(err, fs.ErrExist) {
@@ -170,16 +181,31 @@ func (j *Journal) Claim(key, jobID string) (*Claim, error) {
 		if claim == nil {
 			return nil, err
 		}
-		if damaged != nil {
-			return claim, damaged
-		}
-		// It may have ended since the first look.
-		if result, lookErr := j.result(key); lookErr == nil && result != nil {
-			_ = claim.Release()
-			return nil, &FinishedError{result}
-		}
-		return claim, err
+		return j.confirm(claim, err)
 	}
+}
+
+// confirm looks for a result once more, now that nobody else can record one:
+// the write may have ended since the first look.
+func (j *Journal) confirm(claim *Claim, why error) (*Claim, error) {
+	result, err := j.result(claim.key)
+	switch {
+	case result != nil:
+		_ = claim.Release()
+		return nil, &FinishedError{result}
+	case err == nil:
+		return claim, why
+	case isInterrupted(err):
+		return claim, err
+	default:
+		_ = claim.file.Close() // the claim stays: it says what it said before
+		return nil, err
+	}
+}
+
+func isInterrupted(err error) bool {
+	var interrupted *InterruptedError
+	return errors.As(err, &interrupted)
 }
 
 // result returns the terminal record of a write; nil: there is none.
@@ -205,7 +231,8 @@ func (j *Journal) create(key, jobID string) (*Claim, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := writeTemp(j.Dir, append(head, '\n'))
+	head = append(head, '\n')
+	f, err := writeTemp(j.Dir, slices.Concat(head, []byte(claimedLine)))
 	if err != nil {
 		return nil, err
 	}
@@ -223,12 +250,12 @@ func (j *Journal) create(key, jobID string) (*Claim, error) {
 		_ = f.Close()
 		return nil, err
 	}
-	return &Claim{j, key, f}, nil
+	return &Claim{j, key, f, int64(len(head))}, nil
 }
 
 // inherit looks at a claim that is there already.
 func (j *Journal) inherit(key string) (*Claim, error) {
-	f, err := os.OpenFile(j.path(key, ".claim"), os.O_RDWR|os.O_APPEND, 0)
+	f, err := os.OpenFile(j.path(key, ".claim"), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -240,38 +267,45 @@ func (j *Journal) inherit(key string) (*Claim, error) {
 		_ = f.Close()
 		return nil, fs.ErrNotExist
 	}
-	claim := &Claim{j, key, f}
-	if why := j.interrupted(f); why != nil {
-		return claim, why
+	phase, interrupted := j.lastPhase(f)
+	claim := &Claim{j, key, f, phase}
+	if interrupted != nil {
+		return claim, interrupted
 	}
 	return claim, nil
 }
 
-// interrupted says what is known of the run of a holder that died. Where the
-// machine has been up since, the missing of the "sending" line proves that
-// nothing was sent: the line was written (if not synced) before the first byte.
-func (j *Journal) interrupted(f *os.File) *InterruptedError {
+// lastPhase says what is known of the run of a holder that died. Where the
+// machine has been up since, "claimed" proves that nothing was sent: the line
+// is written over (if not synced) before the first byte. Everything else, and
+// everything damaged, counts as sent.
+func (j *Journal) lastPhase(f *os.File) (offset int64, interrupted *InterruptedError) {
 	unknown := &InterruptedError{Sent: true, At: time.Now()}
 	if info, err := f.Stat(); err == nil {
 		unknown.At = info.ModTime()
 	}
-	data := make([]byte, 4<<10)
-	n, _ := f.ReadAt(data, 0)
-	line, rest, whole := bytes.Cut(data[:n], []byte("\n"))
+	data, err := io.ReadAll(io.LimitReader(f, maxClaim))
+	if err != nil {
+		return 0, unknown
+	}
+	line, rest, _ := bytes.Cut(data, []byte("\n"))
 	var head claimHead
-	if !whole || json.Unmarshal(line, &head) != nil {
-		return unknown
+	if json.Unmarshal(line, &head) != nil {
+		return 0, unknown
 	}
 	unknown.At = head.At
-	if len(rest) == 0 && head.Boot != "" && head.Boot == j.boot {
-		return nil
+	if string(rest) == claimedLine && head.Boot != "" && head.Boot == j.boot {
+		return int64(len(line)) + 1, nil
 	}
-	return unknown
+	return 0, unknown
 }
+
+// maxClaim is more than a claim ever has: the id of a job is bounded.
+const maxClaim = 64 << 10
 
 // Sending notes that the next thing to happen is the first byte to the device.
 func (c *Claim) Sending() error {
-	_, err := c.file.WriteString(sendingLine)
+	_, err := c.file.WriteAt([]byte(sendingLine), c.phase)
 	return err
 }
 
@@ -283,10 +317,9 @@ func (c *Claim) Finish(result []byte) (winner []byte, err error) {
 	done := c.j.path(c.key, ".done")
 	err = c.j.place(done, encodeRecord(result))
 	if errors.Is(err, fs.ErrExist) {
-		var damaged *InterruptedError
 		winner, err = c.j.result(c.key)
-		if errors.As(err, &damaged) {
-			return result, c.j.replace(done, encodeRecord(result))
+		if isInterrupted(err) {
+			winner, err = result, c.j.replace(done, encodeRecord(result))
 		}
 	} else if err == nil {
 		winner = result
@@ -326,8 +359,9 @@ func (j *Journal) Begin(key string) (earlier int, done func(), err error) {
 	return earlier, func() { _ = os.Remove(path) }, nil
 }
 
-// Sweep removes what is too old, and the oldest results where all are too
-// large together.
+// Sweep removes what is too old. Where the results are too large together, the
+// oldest lose their content but not their place: that they are there keeps
+// their writes from being run again (the answer is then "indeterminate").
 func (j *Journal) Sweep(now time.Time) error {
 	entries, err := os.ReadDir(j.Dir)
 	if err != nil {
@@ -355,7 +389,9 @@ func (j *Journal) Sweep(now time.Time) error {
 		if total <= j.MaxBytes {
 			break
 		}
-		_ = os.Remove(filepath.Join(j.Dir, info.Name()))
+		if err := os.Truncate(filepath.Join(j.Dir, info.Name()), 0); err != nil {
+			return err
+		}
 		total -= info.Size()
 	}
 	return nil

@@ -50,6 +50,7 @@ const (
 	defaultSpoolBytes = 256 << 20
 	defaultSpoolAge   = 24 * time.Hour
 	spoolSuffix       = ".msg"
+	damagedSuffix     = ".damaged"
 	rescanAfter       = 2 * time.Second
 )
 
@@ -178,20 +179,26 @@ func (s *Spool) forget(name string, size int64) {
 	}
 }
 
-// read returns a record. A damaged one is moved aside: it is counted in no
-// list, and an engineer can look at it.
+// read returns a record.
 func (s *Spool) read(name string) (Message, int64, error) {
-	path := filepath.Join(s.Dir, name)
-	data, err := os.ReadFile(path)
+	data, err := os.ReadFile(filepath.Join(s.Dir, name))
 	if err != nil {
 		return Message{}, 0, err
 	}
 	m, err := decodeSpooled(data)
 	if err != nil {
-		_ = os.Rename(path, path+".damaged")
-		s.Logger.Error("a kept result is damaged and cannot be sent", "file", name+".damaged")
+		s.putAside(name, int64(len(data)))
 	}
 	return m, int64(len(data)), err
+}
+
+// putAside renames a damaged record: it is in no list any more, and an
+// engineer can look at it.
+func (s *Spool) putAside(name string, size int64) {
+	path := filepath.Join(s.Dir, name)
+	_ = os.Rename(path, path+damagedSuffix)
+	s.forget(name, size)
+	s.Logger.Error("a kept result is damaged and cannot be sent", "file", name+damagedSuffix)
 }
 
 func decodeSpooled(data []byte) (Message, error) {
@@ -245,8 +252,9 @@ func (s *Spool) Take(name string) (m Message, done func(sent bool), err error) {
 		return Message{}, nil, err
 	}
 	if m, err = decodeSpooled(data); err != nil {
-		_ = os.Rename(path, path+".damaged")
-		s.Logger.Error("a kept result is damaged and cannot be sent", "file", name+".damaged")
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.putAside(name, int64(len(data)))
 		return Message{}, nil, err
 	}
 	return m, func(sent bool) {
@@ -276,8 +284,7 @@ func (s *Spool) Len() int {
 	return len(s.names)
 }
 
-// Full says that results of writes alone fill the spool to nine tenths, so
-// that no further write should be started.
+// Full says that nine tenths of the spool are taken.
 func (s *Spool) Full() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -295,6 +302,9 @@ func (s *Spool) Evicted() uint64 {
 func (s *Spool) Sweep(now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.sweepLeftovers(now); err != nil {
+		return err
+	}
 	if err := s.scan(); err != nil {
 		return err
 	}
@@ -308,6 +318,26 @@ func (s *Spool) Sweep(now time.Time) error {
 			s.evicted++
 			s.forget(name, size)
 			s.Logger.Warn("a result of a read was kept for too long and is dropped", "job_id", m.JobID)
+		}
+	}
+	return nil
+}
+
+// sweepLeftovers removes what processes that died left unfinished, and old
+// damaged results.
+func (s *Spool) sweepLeftovers(now time.Time) error {
+	entries, err := os.ReadDir(s.Dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			continue
+		}
+		damaged := strings.HasSuffix(e.Name(), damagedSuffix) && now.Sub(info.ModTime()) > s.MaxAge
+		if damaged || strings.HasPrefix(e.Name(), tempPrefix) && staleTemp(info) {
+			_ = os.Remove(filepath.Join(s.Dir, e.Name()))
 		}
 	}
 	return nil
