@@ -29,9 +29,9 @@ and net-snmp, FRR and OpenSSH as the equipment. The satellite is enrolled, its j
 the WireGuard tunnel inside the two processes, and the broker is shown to be
 out of its reach otherwise. It ends all that it started.
 
-It needs root (for the namespace) and the Debian packages rabbitmq-server and
-snmpd; with frr and openssh-server there are a router and a server as well.
-make demo installs what is missing.
+It needs the Debian packages rabbitmq-server and snmpd; with frr and
+openssh-server there are a router and a server as well. make demo installs what
+is missing. Who is not root gets a user namespace to be root in, and no OpenSSH.
 
 Examples:
   make demo
@@ -77,6 +77,9 @@ func demo(ctx context.Context, args []string, sys system) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
+	}
+	if os.Geteuid() != 0 {
+		return demoAsRoot(ctx, self, args, sys)
 	}
 	if o.binary == "" {
 		o.binary = filepath.Join(filepath.Dir(self), "satellite")
@@ -323,9 +326,13 @@ func (d *demonstration) playOn(ctx context.Context) {
 	if err := os.WriteFile(d.path("dsn"), []byte(d.rabbit.DSN("/")), 0o600); err != nil {
 		fmt.Fprintln(d.out, err)
 	}
+	enter := ""
+	if !realRoot() {
+		enter = fmt.Sprintf("  nsenter --target %d --user --net --mount --preserve-credentials   # first: to where the demo is\n", os.Getpid())
+	}
 	fmt.Fprintf(d.out, `
 == Play on, in another terminal; Ctrl-C here ends it
-  export US_AMQP_DSN_FILE=%[1]s/dsn USM_RESULTS_EXCHANGE=%[2]s USM_POLLER_SATELLITE_ID=%[3]s
+%[13]s  export US_AMQP_DSN_FILE=%[1]s/dsn USM_RESULTS_EXCHANGE=%[2]s USM_POLLER_SATELLITE_ID=%[3]s
   %[4]s submit --action icmp.ping --target %[5]s
   %[4]s submit --action snmp.walk --target %[5]s --port %[6]d --community %[7]s --params root=1.3.6.1.2.1.1
   %[4]s submit --action tcp.connect --target %[5]s --port %[8]s
@@ -334,7 +341,7 @@ func (d *demonstration) playOn(ctx context.Context) {
   tail -f %[1]s/satellite.log %[1]s/hub.log
   the broker's page: %[10]s   user %[11]s, password %[12]s
 `, d.dir, defaultResultsExchange, demoSatellite, d.self, d.net.lan, d.eq.snmp.Port, lab.Community, d.eq.web,
-		d.net.name, d.rabbit.ManagementURL(), lab.RabbitUser, lab.RabbitPassword)
+		d.net.name, d.rabbit.ManagementURL(), lab.RabbitUser, lab.RabbitPassword, enter)
 	<-ctx.Done()
 }
 

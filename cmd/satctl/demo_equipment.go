@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -40,10 +41,14 @@ func (d *demonstration) startEquipment(ctx context.Context) (err error) {
 	fmt.Fprintf(d.out, "  equipment   at %s: net-snmp on udp %d, a web server on tcp %s", d.net.lan, d.eq.snmp.Port, d.eq.web)
 	for _, more := range []struct {
 		program string
+		can     bool
 		start   func(context.Context, string) error
-	}{{"/usr/lib/frr/bgpd", d.startRouter}, {"/usr/sbin/sshd", d.startSSH}} {
-		if _, err := os.Stat(more.program); err != nil {
-			fmt.Fprintf(d.out, ", no %s here", more.program)
+	}{
+		{"/usr/lib/frr/bgpd", true, d.startRouter},
+		{"/usr/sbin/sshd", realRoot(), d.startSSH}, // it changes to users that a user namespace lacks
+	} {
+		if _, err := os.Stat(more.program); err != nil || !more.can {
+			fmt.Fprintf(d.out, ", no %s here", filepath.Base(more.program))
 			continue
 		}
 		if err := more.start(ctx, more.program); err != nil {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -179,9 +180,6 @@ type demoNet struct {
 }
 
 func (d *demonstration) makeNet(ctx context.Context) error {
-	if os.Geteuid() != 0 {
-		return usagef("the demo makes a network namespace, which needs root: sudo make demo")
-	}
 	id := strconv.Itoa(os.Getpid())
 	for range 20 { // another demo may have the same numbers
 		octet := strconv.Itoa(rand.IntN(256)) //nolint:gosec // no secret
@@ -236,4 +234,33 @@ func (n *demoNet) remove(ctx context.Context) {
 // inside is a command that runs in the namespace.
 func (n *demoNet) inside(ctx context.Context, program string, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", n.name, program}, args...)...) //nolint:gosec // our own binaries
+}
+
+// demoAsRoot runs the demo in namespaces where we are root, without being root.
+func demoAsRoot(ctx context.Context, self string, args []string, sys system) error {
+	const script = `mount -t tmpfs tmpfs /run && ip link set lo up && exec "$@"`
+	command := append([]string{
+		"--user", "--map-root-user", "--net", "--mount", "--propagation", "private",
+		"sh", "-c", script, "sh", self, "demo",
+	}, args...)
+	cmd := exec.CommandContext(ctx, "unshare", command...) //nolint:gosec // ourselves
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = sys.Stdin, sys.Stdout, sys.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = demoPatience
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &exit):
+		return codedError{exitJob, errors.New("the demo in a user namespace did not end well; where user namespaces are not allowed, run it as root")}
+	default:
+		return err
+	}
+}
+
+// realRoot says whether root here is root of the machine.
+func realRoot() bool {
+	uids, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && slices.Equal(strings.Fields(string(uids)), []string{"0", "0", "4294967295"})
 }
