@@ -1,19 +1,38 @@
 package lab
 
 import (
+	"context"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
 
 func TestRabbitComesBackAfterAKill(t *testing.T) {
 	t.Parallel()
+	comesBack(t, StartRabbit, "3.")
+}
+
+func TestRabbit4ComesBackAfterAKill(t *testing.T) {
+	t.Parallel()
+	comesBack(t, StartRabbit4, "4.")
+}
+
+func comesBack(t *testing.T, start func(context.Context, RabbitConfig) (*Rabbit, error), version string) {
+	t.Helper()
 	began := time.Now()
-	r, err := StartRabbit(t.Context(), RabbitConfig{Dir: t.TempDir()})
+	r, err := start(t.Context(), RabbitConfig{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = r.Close() }()
 	t.Log("started in", time.Since(began))
+	var overview struct {
+		Version string `json:"rabbitmq_version"`
+	}
+	if err := r.API(t.Context(), http.MethodGet, "/overview", nil, &overview); err != nil || !strings.HasPrefix(overview.Version, version) {
+		t.Fatalf("version %q, %v", overview.Version, err)
+	}
 	if err := r.NewVhost(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}

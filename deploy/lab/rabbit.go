@@ -31,6 +31,8 @@ type Rabbit struct {
 	CAFile                        string
 
 	dir        string
+	inside     string // dir as the node sees it
+	root       string // of the node's file system; "": this machine's
 	epmd, dist int
 	server     string // path of rabbitmq-server
 	node       *process
@@ -50,7 +52,12 @@ func StartRabbit(ctx context.Context, c RabbitConfig) (*Rabbit, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Rabbit{dir: c.Dir, server: server, Port: Port(), TLSPort: Port(), ManagementPort: Port(), epmd: Port(), dist: Port()}
+	return startRabbit(ctx, c, &Rabbit{inside: c.Dir, server: server})
+}
+
+func startRabbit(ctx context.Context, c RabbitConfig, r *Rabbit) (*Rabbit, error) {
+	r.dir = c.Dir
+	r.Port, r.TLSPort, r.ManagementPort, r.epmd, r.dist = Port(), Port(), Port(), Port(), Port()
 	if err := r.prepare(c); err != nil {
 		return nil, err
 	}
@@ -110,15 +117,15 @@ loopback_users = none
 vm_memory_high_watermark.absolute = 1GB
 disk_free_limit.absolute = 50MB
 %[6]s
-`, r.dir, r.Port, r.TLSPort, r.ManagementPort, address, c.Extra)
+`, r.inside, r.Port, r.TLSPort, r.ManagementPort, address, c.Extra)
 }
 
 func (r *Rabbit) env() []string {
 	return []string{
-		"HOME=" + r.dir, "ERL_EPMD_PORT=" + strconv.Itoa(r.epmd), "ERL_EPMD_ADDRESS=127.0.0.1",
+		"HOME=" + r.inside, "ERL_EPMD_PORT=" + strconv.Itoa(r.epmd), "ERL_EPMD_ADDRESS=127.0.0.1",
 		"RABBITMQ_NODENAME=" + r.nodename(), "RABBITMQ_DIST_PORT=" + strconv.Itoa(r.dist),
-		"RABBITMQ_MNESIA_BASE=" + r.dir + "/data", "RABBITMQ_LOG_BASE=" + r.dir + "/log", "RABBITMQ_LOGS=-",
-		"RABBITMQ_CONFIG_FILE=" + r.dir + "/rabbitmq.conf", "RABBITMQ_ENABLED_PLUGINS_FILE=" + r.dir + "/enabled_plugins",
+		"RABBITMQ_MNESIA_BASE=" + r.inside + "/data", "RABBITMQ_LOG_BASE=" + r.inside + "/log", "RABBITMQ_LOGS=-",
+		"RABBITMQ_CONFIG_FILE=" + r.inside + "/rabbitmq.conf", "RABBITMQ_ENABLED_PLUGINS_FILE=" + r.inside + "/enabled_plugins",
 		"RABBITMQ_CONF_ENV_FILE=/dev/null", "LANG=C.UTF-8",
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none",
 	}
@@ -128,7 +135,8 @@ func (r *Rabbit) nodename() string { return "lab" + strconv.Itoa(r.Port) + "@loc
 
 // Start starts the node again after Kill, on the same ports, with its data.
 func (r *Rabbit) Start(ctx context.Context) (err error) {
-	if r.node, err = start(filepath.Join(r.dir, "node.log"), r.env(), r.server); err != nil {
+	program, args := r.command()
+	if r.node, err = start(filepath.Join(r.dir, "node.log"), r.env(), program, args...); err != nil {
 		return err
 	}
 	err = r.node.wait(ctx, "RabbitMQ", func() error { return greetAMQP(ctx, net.JoinHostPort("127.0.0.1", strconv.Itoa(r.Port))) })
