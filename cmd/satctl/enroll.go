@@ -9,6 +9,7 @@ import (
 
 const enrollHelp = `Usage:
   satctl enroll --satellite ID --endpoint HOST:PORT [options]
+  satctl enroll --satellite ID --direct HOST:PORT [options]
 
 Makes all that a new satellite needs: a WireGuard identity with an address of
 its own, the hub's half of it, a broker user with the least rights, the queue
@@ -28,6 +29,8 @@ Examples:
     satctl enroll --satellite 7 --endpoint vpn.example.net:13231 \
         --hub-public-key '…' --hub-address 10.77.0.1 --address 10.77.0.2 \
         --peer-format routeros --peer-out satellite-7.rsc
+  Without a tunnel, by AMQPS, five processes:
+    satctl enroll --satellite 7 --direct broker.example.net:5671 --replicas 5
   Without the management API:
     satctl enroll --satellite 7 --endpoint hub.example.net:51820 \
         --definitions sat-7.json
@@ -48,6 +51,7 @@ The tunnel:
   --address ADDRESS          take this one (default: the first that is free)
   --public-key KEY           the private key stays at the site
   --replicas N               N identities, for N processes at the site
+  --direct HOST:PORT         no tunnel: the site reaches the broker by AMQPS
 
 The broker:
   --management URL           its management API (default: USM_MANAGEMENT_URL);
@@ -80,7 +84,7 @@ type enrollOptions struct {
 	connection
 	satellite, endpoint, hubPublicKey, hubAddress, peersFile, peerOut, peerFormat, routerosInterface string
 	network, address, publicKey, management, definitions, vhost, user, resultsQueue                  string
-	out, format, image, tlsName, fallback                                                            string
+	out, format, image, tlsName, fallback, direct                                                    string
 	hubPort, replicas                                                                                int
 }
 
@@ -112,7 +116,7 @@ func (o *enrollOptions) register(flags *flag.FlagSet, getenv func(string) string
 		"management": {&o.management, getenv("USM_MANAGEMENT_URL")}, "definitions": {&o.definitions, ""},
 		"vhost": {&o.vhost, ""}, "user": {&o.user, ""}, "results-queue": {&o.resultsQueue, "erp.core"},
 		"out": {&o.out, ""}, "format": {&o.format, "env"}, "image": {&o.image, "usm-satellite:latest"},
-		"tls-name": {&o.tlsName, ""}, "fallback": {&o.fallback, ""},
+		"tls-name": {&o.tlsName, ""}, "fallback": {&o.fallback, ""}, "direct": {&o.direct, ""},
 	} {
 		flags.StringVar(option.value, name, option.fallback, "")
 	}
@@ -124,23 +128,45 @@ func (o *enrollOptions) check() error {
 	if err := checkSatelliteID(o.satellite); err != nil {
 		return err
 	}
-	if _, port, err := net.SplitHostPort(o.endpoint); err != nil || port == "" {
-		return usagef("--endpoint must be host:port, as hub.example.net:51820: where the site reaches the hub's UDP port")
-	}
-	if _, port, err := net.SplitHostPort(o.fallback); o.fallback != "" && (err != nil || port == "") {
-		return usagef("--fallback must be host:port, as broker.example.net:5671")
+	for name, value := range map[string]string{"--fallback": o.fallback, "--direct": o.direct} {
+		if value != "" && !isHostPort(value) {
+			return usagef("%s must be host:port, as broker.example.net:5671", name)
+		}
 	}
 	switch {
-	case o.hubPort < 1 || o.hubPort > 65535:
-		return usagef("--hub-port (USM_HUB_PORT) must be 1 to 65535")
 	case o.replicas < 1 || o.replicas > maxReplicas:
 		return usagef("--replicas must be 1 to %d", maxReplicas)
+	case o.format != "env" && o.format != "compose":
+		return usagef("--format must be env or compose")
+	case o.direct != "" && (o.endpoint != "" || o.publicKey != "" || o.peerOut != "" || o.tlsName != "" || o.fallback != ""):
+		return usagef("--direct is without a tunnel; it does not go with the options of one")
+	}
+	if o.direct == "" {
+		if err := o.checkTunnel(); err != nil {
+			return err
+		}
+	}
+	if o.management == "" && o.definitions == "" {
+		return usagef("how is the broker user made? give --management (USM_MANAGEMENT_URL) or --definitions")
+	}
+	return nil
+}
+
+func isHostPort(text string) bool {
+	host, port, err := net.SplitHostPort(text)
+	return err == nil && host != "" && port != ""
+}
+
+func (o *enrollOptions) checkTunnel() error {
+	switch {
+	case !isHostPort(o.endpoint):
+		return usagef("--endpoint must be host:port, as hub.example.net:51820: where the site reaches the hub's UDP port")
+	case o.hubPort < 1 || o.hubPort > 65535:
+		return usagef("--hub-port (USM_HUB_PORT) must be 1 to 65535")
 	case o.publicKey != "" && o.replicas > 1:
 		return usagef("--public-key is one identity; it does not go with --replicas")
 	case o.publicKey != "" && !validPublicKey(o.publicKey):
 		return usagef("--public-key must be 32 bytes in base64, as wg pubkey prints")
-	case o.format != "env" && o.format != "compose":
-		return usagef("--format must be env or compose")
 	case o.peerFormat != "wg-quick" && o.peerFormat != "routeros":
 		return usagef("--peer-format must be wg-quick or routeros")
 	case o.peersFile == "" && o.peerOut == "":
@@ -149,8 +175,6 @@ func (o *enrollOptions) check() error {
 		return usagef("--peer-format routeros needs --peer-out")
 	case o.peersFile == "" && o.address == "":
 		return usagef("without --peers-file it is not known which addresses are free; give --address")
-	case o.management == "" && o.definitions == "":
-		return usagef("how is the broker user made? give --management (USM_MANAGEMENT_URL) or --definitions")
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -45,10 +46,17 @@ func newCore(t *testing.T) *core {
 // are not in a virtual host: the names must differ between tests.
 func (c *core) enroll(t *testing.T, satellite string, more ...string) string {
 	t.Helper()
-	t.Cleanup(func() { // the next run of the same test may use the same broker
+	c.deleteUser(t, satellite)
+	return c.must(t, append([]string{"enroll", "--satellite", satellite, "--endpoint", "127.0.0.1:" + strconv.Itoa(c.hubPort)}, more...)...)
+}
+
+// deleteUser deletes the satellite's user after the test: the next run of the
+// same test may use the same broker.
+func (c *core) deleteUser(t *testing.T, satellite string) {
+	t.Helper()
+	t.Cleanup(func() {
 		_ = suite.rabbit.API(context.WithoutCancel(t.Context()), "DELETE", "/users/sat-"+satellite, nil, nil)
 	})
-	return c.must(t, append([]string{"enroll", "--satellite", satellite, "--endpoint", "127.0.0.1:" + strconv.Itoa(c.hubPort)}, more...)...)
 }
 
 func (c *core) startHub(t *testing.T) {
@@ -191,6 +199,33 @@ func TestAFailedEnrolmentLeavesNothing(t *testing.T) {
 		if entry.Name() != "peers.conf.lock" {
 			t.Errorf("left behind: %s", entry.Name())
 		}
+	}
+}
+
+// TestEnrolmentWithoutATunnel has five processes at the broker's AMQPS port.
+func TestEnrolmentWithoutATunnel(t *testing.T) {
+	t.Parallel()
+	c := newCore(t)
+	delete(c.env, "USM_HUB_PEERS_FILE")
+	delete(c.env, "USM_HUB_PRIVATE_KEY")
+	c.deleteUser(t, "77")
+	c.must(t, "enroll", "--satellite", "77", "--direct", "localhost:"+strconv.Itoa(suite.rabbit.TLSPort), "--replicas", "5")
+	content, err := os.ReadFile(c.path("satellite-77.env"))
+	if err != nil || strings.Contains(string(content), "USM_WG_") {
+		t.Errorf("the site's file: %v\n%s", err, content)
+	}
+	file, err := os.OpenFile(c.path("satellite-77.env"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = file.WriteString("USM_AMQP_CA_FILE=" + suite.rabbit.CAFile + "\n")
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	c.startSatellite(t, "satellite", c.path("satellite-77.env"))
+	out := c.must(t, c.connectJob("--satellite", "77", "--wait", patience.String())...)
+	if got := answers(t, out)[0]; got["transport"] != "amqps" {
+		t.Errorf("answer %v", got)
 	}
 }
 

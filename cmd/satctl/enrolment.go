@@ -25,20 +25,10 @@ type enrolment struct {
 }
 
 func newEnrolment(o *enrollOptions, getenv func(string) string) (*enrolment, error) {
-	first, _, _ := strings.Cut(o.hubAddress, ",") // the hub may have one of each family
-	first, _, _ = strings.Cut(strings.TrimSpace(first), "/")
-	hubAddress, err := netip.ParseAddr(first)
-	if err != nil {
-		return nil, usagef("--hub-address (USM_HUB_ADDRESS) must be an address, as 10.77.0.1")
-	}
-	hubKey, err := o.hubKey(getenv)
-	if err != nil {
-		return nil, err
-	}
 	e := &enrolment{options: o, out: o.out, site: &site{
-		satellite: o.satellite, hubKey: hubKey, hubAddress: hubAddress, hubPort: o.hubPort, endpoint: o.endpoint,
+		satellite: o.satellite, replicas: o.replicas, hubPort: o.hubPort, endpoint: o.endpoint,
 		user: o.user, password: newPassword(), vhost: o.vhost, exchange: o.resultsExchange,
-		tlsName: o.tlsName, fallback: o.fallback, image: o.image,
+		tlsName: o.tlsName, fallback: o.fallback, direct: o.direct, image: o.image,
 	}}
 	if e.site.user == "" {
 		e.site.user = peerName(o.satellite)
@@ -46,10 +36,32 @@ func newEnrolment(o *enrollOptions, getenv func(string) string) (*enrolment, err
 	if e.out == "" {
 		e.out = "satellite-" + o.satellite + map[string]string{"env": ".env", "compose": ".yaml"}[o.format]
 	}
+	var err error
 	if e.api, e.site.vhost, err = o.openManagement(getenv, o.management, o.vhost); err != nil {
 		return nil, err
 	}
+	if o.direct != "" {
+		return e, nil
+	}
+	if e.site.hubAddress, err = o.innerAddress(); err != nil {
+		return nil, err
+	}
+	if e.site.hubKey, err = o.hubKey(getenv); err != nil {
+		return nil, err
+	}
 	return e, e.makeSlots()
+}
+
+// innerAddress returns the hub's address in the tunnel; the hub may have one
+// of each family, and the first is taken.
+func (o *enrollOptions) innerAddress() (netip.Addr, error) {
+	first, _, _ := strings.Cut(o.hubAddress, ",")
+	first, _, _ = strings.Cut(strings.TrimSpace(first), "/")
+	addr, err := netip.ParseAddr(first)
+	if err != nil {
+		return netip.Addr{}, usagef("--hub-address (USM_HUB_ADDRESS) must be an address, as 10.77.0.1")
+	}
+	return addr, nil
 }
 
 func (o *enrollOptions) hubKey(getenv func(string) string) (string, error) {
@@ -124,6 +136,9 @@ func (e *enrolment) makeSlots() error {
 // carryOut does the steps that leave something behind: what can be refused
 // comes first, and the peer, which opens the door, last.
 func (e *enrolment) carryOut(ctx context.Context) error {
+	if e.options.direct != "" {
+		return e.write(ctx)
+	}
 	if e.options.peersFile == "" {
 		if err := e.assign(&peersFile{}); err != nil {
 			return err

@@ -16,7 +16,8 @@ import (
 // site is all that a remote site is told, and the core's half of it.
 type site struct {
 	satellite  string
-	slots      []slot
+	slots      []slot // none: there is no tunnel
+	replicas   int    // processes at the site
 	hubKey     string // public
 	hubAddress netip.Addr
 	hubPort    int
@@ -27,6 +28,7 @@ type site struct {
 	exchange   string // of the results
 	tlsName    string // the broker's name in its certificate: AMQPS inside the tunnel
 	fallback   string // host:port of the broker by AMQPS, from outside
+	direct     string // the same, where there is no tunnel
 	image      string
 }
 
@@ -50,7 +52,10 @@ func (s *site) hub() string { return net.JoinHostPort(s.hubAddress.String(), str
 // environment returns the settings of the satellite, secrets included.
 func (s *site) environment() []variable {
 	dsn := variable{"US_AMQP_DSN", s.dsn("amqp", s.hub()), "through the tunnel"}
-	if s.tlsName != "" {
+	switch {
+	case s.direct != "":
+		dsn = variable{"US_AMQP_DSN", s.dsn("amqps", s.direct), ""}
+	case s.tlsName != "":
 		dsn.value = s.dsn("amqps", s.tlsName)
 	}
 	all := []variable{dsn, {"USM_POLLER_SATELLITE_ID", s.satellite, ""}, {"USM_RESULTS_EXCHANGE", s.exchange, ""}}
@@ -66,6 +71,9 @@ func (s *site) environment() []variable {
 const siteDir = "/etc/satellite" // where the files of a site lie there
 
 func (s *site) tunnel() []variable {
+	if len(s.slots) == 0 {
+		return nil
+	}
 	if len(s.slots) > 1 {
 		paths := make([]string, len(s.slots))
 		for i := range s.slots {
@@ -128,8 +136,8 @@ func (s *site) composeFile() string {
 	for _, v := range s.environment() {
 		fmt.Fprintf(&out, "      %s: %s\n", v.name, mustJSON(strings.ReplaceAll(v.value, "$", "$$")))
 	}
-	if len(s.slots) > 1 {
-		fmt.Fprintf(&out, "    deploy:\n      replicas: %d\n", len(s.slots))
+	if s.replicas > 1 {
+		fmt.Fprintf(&out, "    deploy:\n      replicas: %d\n", s.replicas)
 	}
 	fmt.Fprint(&out, "volumes:\n  state:\n")
 	return out.String()
@@ -137,12 +145,15 @@ func (s *site) composeFile() string {
 
 // siteFiles are the files that the site needs beside the settings.
 func (s *site) siteFiles() []string {
-	if s.slots[0].keys.private.IsZero() {
+	if len(s.slots) == 1 && s.slots[0].keys.private.IsZero() {
 		return []string{"wg.key"}
 	}
-	var names []string
-	for i := 0; len(s.slots) > 1 && i < len(s.slots); i++ {
-		names = append(names, s.slotFile(i))
+	if len(s.slots) < 2 {
+		return nil
+	}
+	names := make([]string, len(s.slots))
+	for i := range s.slots {
+		names[i] = s.slotFile(i)
 	}
 	return names
 }
