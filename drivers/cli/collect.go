@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"strings"
-	"time"
 
 	"usm-satellite/jobs"
 )
@@ -31,27 +30,23 @@ type part struct {
 	Output string `json:"output"`
 }
 
-// collector takes the output of one step: echo off, errors found, kept as far
-// as there is room or sent in parts.
+// collector takes the output of one step: errors found, kept as far as there is
+// room or sent in parts.
 type collector struct {
 	ctx  context.Context //nolint:containedctx // of the one step
 	r    *runner
 	at   int
-	echo echo
 	out  strings.Builder
 	held int // what out takes of the room
 	n    int // lines of output
 }
 
-func newCollector(ctx context.Context, r *runner, command string) *collector {
-	return &collector{ctx: ctx, r: r, at: r.at, echo: newEcho(command, r.session.prompt)}
+func newCollector(ctx context.Context, r *runner) *collector {
+	return &collector{ctx: ctx, r: r, at: r.at}
 }
 
 // line takes a whole line without its end.
 func (c *collector) line(raw []byte) error {
-	if c.echo.is(raw) {
-		return nil
-	}
 	c.n++
 	step := &c.r.steps[c.at]
 	line := text(raw)
@@ -68,7 +63,6 @@ func (c *collector) line(raw []byte) error {
 
 // question takes an unfinished line that was asked.
 func (c *collector) question(line string) {
-	c.echo.done = true
 	c.add(text([]byte(line))) //nolint:errcheck // the next line says it again
 }
 
@@ -119,63 +113,9 @@ func (c *collector) close() {
 	c.r.steps[c.at].Output = strings.TrimSuffix(c.out.String(), "\n")
 }
 
-// echo finds the command in what the device sends back: as it was typed,
-// behind the prompt drawn anew, or cut into several lines.
-type echo struct {
-	want, prompt string
-	got          string
-	lines        int
-	done         bool
-}
-
-// maxEchoLines bounds into how many lines an echo may be cut.
-const maxEchoLines = 8
-
-func newEcho(command, prompt string) echo {
-	return echo{want: squeeze(command), prompt: squeeze(prompt)}
-}
-
-// is says whether a line belongs to the echo.
-func (e *echo) is(line []byte) bool {
-	if e.done {
-		return false
-	}
-	e.got += squeeze(string(line))
-	e.lines++
-	got := e.got
-	if e.prompt != "" {
-		got = strings.TrimPrefix(got, e.prompt)
-	}
-	switch {
-	case got == e.want:
-		e.done = true
-		return true
-	case e.lines < maxEchoLines && strings.HasPrefix(e.want, got):
-		return true
-	default:
-		e.done = true
-		return false
-	}
-}
-
-// squeeze takes the blanks out: a device that cuts a line puts some in.
-func squeeze(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == ' ' || r == '\t' {
-			return -1
-		}
-		return r
-	}, s)
-}
-
 func clip(s string, limit int) string {
 	if len(s) > limit {
 		return strings.ToValidUTF8(s[:limit], "") + "…"
 	}
 	return s
-}
-
-// stands says that an unfinished line has not changed for a while.
-func (s *session) stands() bool {
-	return len(s.tail) > 0 && time.Since(s.last) >= quiet
 }

@@ -54,6 +54,8 @@ func (s *session) isPrompt(line string) (time.Duration, bool) {
 		same = hostOf(s.platform.prompt, line) == s.host
 	}
 	switch {
+	case same && s.echoes && !s.echo.seen:
+		return settleUnknown, true // the one from before, behind a log line that came in between
 	case same && s.lines == 0 && s.received > 0:
 		return settleWeak, true // perhaps drawn anew, before the echo
 	case same && len(strings.TrimSpace(line)) > 2:

@@ -22,9 +22,10 @@ import (
 
 // line is what a scripted device does with what is typed.
 type line struct {
-	typed string // without the end of the line; "*" takes anything
-	key   bool   // a single key: no end of a line is waited for
-	reply string
+	typed  string // without the end of the line; "*" takes anything
+	key    bool   // a single key: no end of a line is waited for
+	before string // comes first, and the echo and the reply 200 ms later
+	reply  string
 }
 
 // script is a device on one end of a pipe.
@@ -48,6 +49,12 @@ func (s script) play(conn net.Conn) error {
 		}
 		if got != l.typed && l.typed != "*" {
 			return fmt.Errorf("typed %q, want %q", got, l.typed)
+		}
+		if l.before != "" {
+			if _, err := io.WriteString(conn, l.before); err != nil {
+				return err
+			}
+			time.Sleep(200 * time.Millisecond) //nolint:forbidigo // virtual time
 		}
 		reply := l.reply
 		if s.echo && !l.key {
@@ -249,6 +256,15 @@ func TestPlatformsOnScriptedDevices(t *testing.T) {
 				{typed: "cd /tmp", reply: "admin@host:/tmp$ "},
 			}},
 			commands: []string{"cd /tmp"}, output: "",
+		},
+		{
+			name: "a log line between the prompt and the command", platform: "cisco_ios",
+			device: script{greeting: "sw1#", echo: true, lines: []line{
+				{typed: "terminal length 0", reply: "sw1#"},
+				{typed: "terminal width 511", reply: "sw1#"},
+				{typed: "show clock", before: "\r\n%LINK-3-UPDOWN: Interface Gi0/1, changed state to up\r\nsw1#", reply: "10:00:00 UTC\r\nsw1#"},
+			}},
+			commands: []string{"show clock"}, output: "%LINK-3-UPDOWN: Interface Gi0/1, changed state to up\n10:00:00 UTC",
 		},
 		{
 			name: "a platform of the job's own", platform: `{"prompt": "^cmd> $", "pager": "press a key", "login": {"username": "who\\? $", "password": "word\\? $"}, "error_patterns": "^no such"}`,

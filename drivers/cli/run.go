@@ -142,7 +142,7 @@ func (r *runner) step(ctx context.Context, c command) *jobs.Fault {
 	}
 	defer cancel()
 	step := &r.steps[r.at]
-	sink := newCollector(ctx, r, c.Command)
+	sink := newCollector(ctx, r)
 	start := time.Now()
 	defer func() {
 		sink.close()

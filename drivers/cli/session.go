@@ -52,6 +52,8 @@ type session struct {
 	lines      int // lines since the last send
 	total      int // bytes since the start
 	last       time.Time
+	echo       echo // of the last line sent
+	echoes     bool // the device has echoed a line before
 }
 
 func newSession(conn io.ReadWriteCloser, p *platform, t *transcript) *session {
@@ -126,6 +128,10 @@ func (s *session) send(ctx context.Context, line string, hidden bool) error {
 		shown = "***"
 	}
 	s.transcript.sent(shown)
+	s.echo = newEcho(line, s.prompt)
+	if hidden {
+		s.echo = newEcho("", "")
+	}
 	return s.write(ctx, line+s.platform.Newline)
 }
 
@@ -260,7 +266,9 @@ func (s *session) take(chunk []byte, sink func(line []byte) error) error {
 func (s *session) line(raw []byte, sink func(line []byte) error) error {
 	line := s.cleaner.clean(raw)
 	s.transcript.line(line)
-	if sink == nil {
+	echo := s.echo.is(line)
+	s.echoes = s.echoes || echo && s.echo.seen && s.echo.want != ""
+	if sink == nil || echo {
 		return nil
 	}
 	return sink(line)
@@ -302,4 +310,9 @@ func hostOf(re *regexp.Regexp, prompt string) string {
 		return ""
 	}
 	return m[i]
+}
+
+// stands says that an unfinished line has not changed for a while.
+func (s *session) stands() bool {
+	return len(s.tail) > 0 && time.Since(s.last) >= quiet
 }
