@@ -201,19 +201,10 @@ func checkResult(t *testing.T, text []byte) {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
-	var result wireResult
+	var result jobs.Result
 	if err := decoder.Decode(&result); err != nil {
 		t.Errorf("it is no result as the satellite writes them: %v", err)
 	}
-}
-
-// wireResult is a result as a reader has it: the times are text.
-type wireResult struct {
-	jobs.Result
-
-	ReceivedAt string  `json:"received_at"`
-	StartedAt  *string `json:"started_at"`
-	FinishedAt string  `json:"finished_at"`
 }
 
 // TestBothRefuse: what the satellite refuses the schema refuses, so that a
