@@ -185,6 +185,17 @@ func (j *Journal) Claim(key, jobID string) (*Claim, error) {
 	}
 }
 
+// Known says that a write with this key was claimed and not given back, or has
+// ended. It costs next to nothing; what became of the write, Claim says.
+func (j *Journal) Known(key string) bool {
+	for _, kind := range []string{".done", ".claim"} {
+		if _, err := os.Lstat(j.path(key, kind)); !errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	return false
+}
+
 // confirm looks for a result once more, now that nobody else can record one:
 // the write may have ended since the first look.
 func (j *Journal) confirm(claim *Claim, why error) (*Claim, error) {

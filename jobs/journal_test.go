@@ -36,7 +36,13 @@ func TestClaimIsHeldByOne(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	first, second := openJournal(t, dir), openJournal(t, dir)
+	if first.Known("k") {
+		t.Fatal("a new write is known")
+	}
 	c := mustClaim(t, first, "k")
+	if !second.Known("k") {
+		t.Fatal("a claimed write is not known")
+	}
 	if _, err := second.Claim("k", "job"); !errors.Is(err, ErrHeld) {
 		t.Fatalf("a second claim: %v, want ErrHeld", err)
 	}

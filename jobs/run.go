@@ -16,6 +16,9 @@ const abandonAfter = 30 * time.Second
 // start counts the attempt, claims a write, and runs the job.
 func (t *task) start() (*Result, error) {
 	done, fault := t.countAttempt()
+	if fault != nil && t.job.Class == Write {
+		return t.earlier(fault)
+	}
 	if fault != nil {
 		return t.fail(fault), nil
 	}

@@ -68,7 +68,7 @@ func (t *task) handle() {
 		return
 	}
 	if fault != nil {
-		t.answer(t.fail(fault))
+		t.refuse(fault)
 		return
 	}
 	t.run()
@@ -156,7 +156,7 @@ func (t *task) run() {
 	case errors.Is(err, ErrStopping):
 		t.giveBack()
 	default:
-		t.answer(t.fail(FaultOf(t.ctx, err)))
+		t.refuse(FaultOf(t.ctx, err))
 	}
 }
 

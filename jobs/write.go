@@ -46,6 +46,47 @@ func (t *task) write() (*Result, error) {
 	return t.record(claim, t.writeResult(out, err))
 }
 
+// refuse answers a job that may not be run (again) with the reason. A write
+// that was run before, perhaps by a process that died over it, has another
+// answer than "too late" or "poison": what the journal knows of it.
+func (t *task) refuse(fault *Fault) {
+	if t.job.Class != Write || t.d.Journal == nil || !t.d.Journal.Known(t.writeKey()) {
+		t.answer(t.fail(fault))
+		return
+	}
+	result, err := t.earlier(fault)
+	switch {
+	case err == nil:
+		t.answer(result)
+	case errors.Is(err, errAnswered):
+	default: // another process runs it, or the journal cannot tell
+		timer := time.NewTimer(heldRetry)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-t.ctx.Done():
+		}
+		t.giveBack()
+	}
+}
+
+// earlier is the outcome of an earlier run of a write; without one, the fault.
+func (t *task) earlier(fault *Fault) (*Result, error) {
+	claim, err := t.claim()
+	var finished *FinishedError
+	var interrupted *InterruptedError
+	switch {
+	case errors.As(err, &finished):
+		return nil, t.repeat(finished.Result)
+	case errors.As(err, &interrupted):
+		return t.record(claim, t.fail(interruptedFault(interrupted)))
+	case err != nil:
+		return nil, err
+	}
+	_ = claim.Release() // nothing was sent
+	return t.fail(fault), nil
+}
+
 func (t *task) writeResult(out Output, err error) *Result {
 	r := t.result(out, err)
 	if r.Status == StatusIndeterminate {
@@ -55,6 +96,14 @@ func (t *task) writeResult(out Output, err error) *Result {
 	return r
 }
 
+// writeKey names the change that the job makes.
+func (t *task) writeKey() string {
+	if t.job.IdempotencyKey != "" {
+		return t.job.IdempotencyKey
+	}
+	return t.job.ID
+}
+
 // heldRetry is how often a task looks whether a write that another process of
 // this host runs has ended.
 const heldRetry = 200 * time.Millisecond
@@ -62,10 +111,7 @@ const heldRetry = 200 * time.Millisecond
 // claim takes the right to run the write. It waits where a living process has
 // it: that one's answer is then found.
 func (t *task) claim() (*Claim, error) {
-	key := t.job.IdempotencyKey
-	if key == "" {
-		key = t.job.ID
-	}
+	key := t.writeKey()
 	for {
 		claim, err := t.d.Journal.Claim(key, t.job.ID)
 		if !errors.Is(err, ErrHeld) {
