@@ -12,18 +12,19 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"usm-satellite/deploy/lab"
 	"usm-satellite/jobs"
 )
 
 const coreWait = 60 * time.Second
 
 // coreVhost makes a virtual host for the test and returns who may do all in it.
-func coreVhost(t *testing.T) DSN {
+func coreVhost(t *testing.T, node *lab.Rabbit) DSN {
 	t.Helper()
-	if err := rabbit.NewVhost(t.Context(), t.Name()); err != nil {
+	if err := node.NewVhost(t.Context(), t.Name()); err != nil {
 		t.Fatal(err)
 	}
-	dsn, err := ParseDSN(rabbit.DSN(t.Name()))
+	dsn, err := ParseDSN(node.DSN(t.Name()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,14 +102,28 @@ func nextAnswer(t *testing.T, core *Core) CoreAnswer {
 }
 
 func TestCore(t *testing.T) {
-	dsn := coreVhost(t) // not parallel: another test may end the broker
+	dsn := coreVhost(t, rabbit) // not parallel: another test may end the broker
 	t.Run("thousands of jobs in flight, each answered once", func(t *testing.T) { testCoreMany(t, dsn) })
 	t.Run("a missing queue is said of each job and of no other", func(t *testing.T) { testCoreMissing(t, dsn) })
 	t.Run("properties", func(t *testing.T) { testCoreProperties(t, dsn) })
 	t.Run("refusals name what is wrong and no secret", func(t *testing.T) { testCoreRefusals(t, dsn) })
 	t.Run("a lost connection ends all waiting", func(t *testing.T) { testCoreLost(t, dsn) })
-	t.Run("the grant", func(t *testing.T) { testGrant(t, dsn) })
-	t.Run("withdrawal", func(t *testing.T) { testWithdraw(t, dsn) })
+	t.Run("the grant", func(t *testing.T) { testGrant(t, rabbit, dsn) })
+	t.Run("withdrawal", func(t *testing.T) { testWithdraw(t, rabbit, dsn) })
+}
+
+// TestCoreOnRabbitMQ4 runs what depends on the broker's version.
+func TestCoreOnRabbitMQ4(t *testing.T) {
+	node, err := lab.StartRabbit4(t.Context(), lab.RabbitConfig{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = node.Close() })
+	dsn := coreVhost(t, node)
+	t.Run("jobs", func(t *testing.T) { testCoreMany(t, dsn) })
+	t.Run("a missing queue", func(t *testing.T) { testCoreMissing(t, dsn) })
+	t.Run("the grant", func(t *testing.T) { testGrant(t, node, dsn) })
+	t.Run("withdrawal", func(t *testing.T) { testWithdraw(t, node, dsn) })
 }
 
 func testCoreMany(t *testing.T, dsn DSN) {

@@ -14,9 +14,9 @@ import (
 	"usm-satellite/jobs"
 )
 
-func management(t *testing.T) *Management {
+func management(t *testing.T, node *lab.Rabbit) *Management {
 	t.Helper()
-	api, err := NewManagement(rabbit.ManagementURL(), lab.RabbitUser, jobs.NewSecret(lab.RabbitPassword), nil)
+	api, err := NewManagement(node.ManagementURL(), lab.RabbitUser, jobs.NewSecret(lab.RabbitPassword), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,8 +38,8 @@ func (g Grant) dsn(at DSN) DSN {
 
 // testGrant tries, as satellite 7, all that it must not do (the table of
 // research/reliability.md, part 4), and what it must be able to do.
-func testGrant(t *testing.T, dsn DSN) {
-	api := management(t)
+func testGrant(t *testing.T, node *lab.Rabbit, dsn DSN) {
+	api := management(t, node)
 	own, other := grantOf(dsn.VHost, "7"), grantOf(dsn.VHost, "8")
 	for _, g := range []Grant{own, other} {
 		if err := api.Apply(t.Context(), g); err != nil {
@@ -58,7 +58,7 @@ func testGrant(t *testing.T, dsn DSN) {
 			t.Errorf("%s: got %v, want a refusal", name, err)
 		}
 	}
-	intruder, err := NewManagement(rabbit.ManagementURL(), own.User, own.Password, nil)
+	intruder, err := NewManagement(node.ManagementURL(), own.User, own.Password, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,8 +184,8 @@ func forbidden(own, other Grant) map[string]attemptFunc {
 	return tries
 }
 
-func testWithdraw(t *testing.T, dsn DSN) {
-	api := management(t)
+func testWithdraw(t *testing.T, node *lab.Rabbit, dsn DSN) {
+	api := management(t, node)
 	g := grantOf(dsn.VHost, "9")
 	if err := api.Apply(t.Context(), g); err != nil {
 		t.Fatal(err)
