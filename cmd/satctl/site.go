@@ -123,11 +123,13 @@ func (s *site) envFile() string {
 	return out.String()
 }
 
+// composeFile runs the satellite as deploy/site/compose.yaml does, with the
+// settings inside.
 func (s *site) composeFile() string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "# Satellite %s. Holds secrets: keep it readable for its owner only.\n", s.satellite)
 	fmt.Fprintf(&out, "services:\n  satellite:\n    image: %s\n    restart: unless-stopped\n    stop_grace_period: 60s\n", s.image)
-	fmt.Fprint(&out, "    sysctls:\n      net.ipv4.ping_group_range: \"0 2147483647\"\n")
+	fmt.Fprint(&out, composeHardening)
 	fmt.Fprint(&out, "    volumes:\n      - state:/var/lib/satellite\n")
 	for _, name := range s.siteFiles() {
 		fmt.Fprintf(&out, "      - ./%s:%s/%s:ro\n", name, siteDir, name)
@@ -142,6 +144,14 @@ func (s *site) composeFile() string {
 	fmt.Fprint(&out, "volumes:\n  state:\n")
 	return out.String()
 }
+
+const composeHardening = `    sysctls:
+      net.ipv4.ping_group_range: "0 2147483647" # ping without privileges
+    read_only: true
+    tmpfs: ["/run/satellite:mode=0700,uid=65532,gid=65532"]
+    cap_drop: [ALL]
+    security_opt: [no-new-privileges]
+`
 
 // siteFiles are the files that the site needs beside the settings.
 func (s *site) siteFiles() []string {
