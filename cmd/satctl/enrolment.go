@@ -293,6 +293,10 @@ func (e *enrolment) report(out io.Writer) {
 	}
 	fmt.Fprintf(out, "  bring %s to the site, over a channel that you trust, and start the satellite with it\n", e.out)
 	for _, name := range e.site.siteFiles() {
-		fmt.Fprintf(out, "  put %s at %s/%s there, readable for the satellite's user (65532 in the container)\n", name, siteDir, name)
+		place := "at " + siteDir + "/" + name
+		if o.format == "compose" {
+			place = "beside it"
+		}
+		fmt.Fprintf(out, "  put %s %s there, readable for the satellite's user (65532 in the container)\n", name, place)
 	}
 }
