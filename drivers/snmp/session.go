@@ -2,12 +2,11 @@ package snmp
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/gosnmp/gosnmp"
@@ -16,21 +15,26 @@ import (
 )
 
 // Tries of one request. The first wait is short: most losses are single, and a
-// device that is there answers in milliseconds.
+// device that is there answers in milliseconds. Each wait doubles the last.
 const (
 	firstTimeout = 1500 * time.Millisecond
 	readRetries  = 2
 	libraryOIDs  = 60 // gosnmp refuses more varbinds in a request
+	usualOIDs    = 40 // of a Get, until a device finds them too many
 )
 
 // session is one credential at one device, for one job.
 type session struct {
 	*gosnmp.GoSNMP
 
-	ctx    context.Context
-	device string // key of the memory
-	known  *memory
-	quirks quirks
+	ctx      context.Context
+	wire     *wire
+	key      string // of the device in the memory
+	known    *lru[string, device]
+	device   device // as of now
+	keys     *keyring
+	patience time.Duration // most that the first try of a request may wait
+	heard    bool          // the device has answered this credential
 }
 
 // each opens a session with each credential of the job in turn, until one is
@@ -41,8 +45,8 @@ func (d *driver) each(ctx context.Context, job *jobs.Job, do func(*session) erro
 		return fault
 	}
 	var err error
-	for _, cred := range creds {
-		if err = d.with(ctx, job, cred, do); !refused(err) {
+	for i, cred := range creds {
+		if err = d.with(ctx, job, cred, len(creds)-i, do); !refused(err) || ctx.Err() != nil {
 			return err
 		}
 	}
@@ -56,30 +60,9 @@ func refused(err error) bool {
 	return errors.As(err, &fault) && (fault.Code == jobs.CodeAuthFailed || fault.Code == jobs.CodeTimeout && fault.Stage == jobs.StageConnect)
 }
 
-func (d *driver) credentials(job *jobs.Job) ([]jobs.SNMPCredential, *jobs.Fault) {
-	var creds []jobs.SNMPCredential
-	for _, c := range job.Credentials {
-		if c.Ref != "" {
-			if d.Secret == nil {
-				return nil, jobs.Faultf(jobs.CodeNoCredentials, jobs.StageCredentials, "credentials: this satellite has no secrets to refer to")
-			}
-			found, fault := d.Secret(c.Ref)
-			if fault != nil {
-				return nil, fault
-			}
-			c = found
-		}
-		if c.SNMP != nil {
-			creds = append(creds, *c.SNMP)
-		}
-	}
-	if len(creds) == 0 {
-		return nil, jobs.Faultf(jobs.CodeNoCredentials, jobs.StageCredentials, "credentials: %s needs one of kind snmp", job.Action)
-	}
-	return creds, nil
-}
-
-func (d *driver) with(ctx context.Context, job *jobs.Job, cred jobs.SNMPCredential, do func(*session) error) error {
+// with opens a session whose credential has left-1 others behind it: all of
+// them must find time within the job's limit.
+func (d *driver) with(ctx context.Context, job *jobs.Job, cred jobs.SNMPCredential, left int, do func(*session) error) error {
 	addr, err := d.Network.Resolve(ctx, job.Target.Address)
 	if err != nil {
 		return err
@@ -89,13 +72,8 @@ func (d *driver) with(ctx context.Context, job *jobs.Job, cred jobs.SNMPCredenti
 		port = 161
 	}
 	client := &gosnmp.GoSNMP{
-		Target: addr.String(), Port: uint16(port), Transport: "udp", Context: ctx, Control: d.Network.Control,
-		Timeout: min(firstTimeout, max(job.Timeout/4, 50*time.Millisecond)), Retries: readRetries, ExponentialTimeout: true,
-		MaxOids: libraryOIDs,
-	}
-	if job.Action == "snmp.set" {
-		client.Retries = 0 // a lost reply must not make a second write
-		client.Timeout = job.Timeout
+		Target: addr.String(), Port: uint16(port), Transport: "udp", Context: ctx, Control: d.Network.Control, //nolint:gosec // a port of a checked job
+		Timeout: firstTimeout, Retries: readRetries, ExponentialTimeout: true, MaxOids: libraryOIDs,
 	}
 	if fault := authenticate(client, cred); fault != nil {
 		return fault
@@ -103,109 +81,76 @@ func (d *driver) with(ctx context.Context, job *jobs.Job, cred jobs.SNMPCredenti
 	if err := client.Connect(); err != nil {
 		return jobs.DialFault(ctx, err)
 	}
-	// The library waits for packets without looking at ctx.
-	conn := client.Conn
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	conn := &wire{Conn: client.Conn}
+	client.Conn = conn
+	// The library waits for packets without looking at ctx. A deadline in the
+	// past would not do: the library may set another one right after.
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer func() {
 		stop()
-		_ = client.Close()
+		_ = conn.Close()
 	}()
-	device := net.JoinHostPort(addr.String(), strconv.Itoa(port))
-	s := &session{GoSNMP: client, ctx: ctx, device: device, known: d.learned, quirks: d.learned.get(device)}
+	const waits = 1 + 2 + 4 // of a request and its tries
+	s := &session{
+		GoSNMP: client, ctx: ctx, wire: conn, known: d.devices, keys: d.keys,
+		key:      net.JoinHostPort(addr.String(), strconv.Itoa(port)),
+		patience: max(remaining(ctx, job)/time.Duration(waits*left), 50*time.Millisecond),
+	}
+	s.device = s.known.get(s.key)
+	if err := s.discover(); err != nil {
+		return err
+	}
 	return do(s)
 }
 
-// authenticate puts a credential into a client. Every client gets security
-// parameters of its own: shared ones mix up engines.
-func authenticate(c *gosnmp.GoSNMP, cred jobs.SNMPCredential) *jobs.Fault {
-	switch cred.Version {
-	case "1":
-		c.Version, c.Community = gosnmp.Version1, cred.Community.Reveal()
-	case "2c", "2", "":
-		c.Version, c.Community = gosnmp.Version2c, cred.Community.Reveal()
-	case "3":
-		return authenticateV3(c, cred)
-	default:
-		return jobs.Invalid("credentials.snmp.version", `must be "1", "2c" or "3"`)
+func remaining(ctx context.Context, job *jobs.Job) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return time.Until(deadline)
 	}
-	return nil
+	return job.Timeout
 }
 
-func authenticateV3(c *gosnmp.GoSNMP, cred jobs.SNMPCredential) *jobs.Fault {
-	auth, ok := authProtocols()[strings.ToUpper(cred.AuthProtocol)]
-	if !ok {
-		return jobs.Invalid("credentials.snmp.auth_protocol", "must be MD5, SHA, SHA-224, SHA-256, SHA-384, SHA-512 or nothing")
+// budget is how long the first try of a request waits.
+func (s *session) budget() time.Duration { return min(s.device.timeout(), s.patience) }
+
+// ask makes one request and judges whether what came is an answer to it.
+func (s *session) ask(retries int, request func() (*gosnmp.SnmpPacket, error)) (*gosnmp.SnmpPacket, error) {
+	s.wire.begin()
+	s.Timeout, s.Retries = s.budget(), retries
+	packet, err := request()
+	if err != nil {
+		return nil, err
 	}
-	priv, ok := privProtocols()[strings.ToUpper(cred.PrivProtocol)]
-	if !ok {
-		return jobs.Invalid("credentials.snmp.priv_protocol", "must be DES, AES, AES-192, AES-256, AES-192-C, AES-256-C or nothing")
+	if packet == nil || packet.PDUType != gosnmp.GetResponse || packet.Error == gosnmp.NoError && len(packet.Variables) == 0 {
+		return nil, jobs.Faultf(jobs.CodeProtocolError, jobs.StageParse, "%s", notSNMP)
 	}
-	flags := gosnmp.NoAuthNoPriv
-	switch {
-	case auth > gosnmp.NoAuth && priv > gosnmp.NoPriv:
-		flags = gosnmp.AuthPriv
-	case auth > gosnmp.NoAuth:
-		flags = gosnmp.AuthNoPriv
-	case priv > gosnmp.NoPriv:
-		return jobs.Invalid("credentials.snmp.priv_protocol", "needs an auth_protocol (RFC 3414 knows no privacy without authentication)")
-	}
-	if fault := checkPasswords(cred, auth, priv); fault != nil {
-		return fault
-	}
-	c.Version, c.SecurityModel, c.MsgFlags = gosnmp.Version3, gosnmp.UserSecurityModel, flags
-	c.ContextName = cred.Context
-	if cred.ContextEngineID != "" {
-		id, err := hex.DecodeString(strings.TrimPrefix(cred.ContextEngineID, "0x"))
-		if err != nil {
-			return jobs.Invalid("credentials.snmp.context_engine_id", "must be hexadecimal")
-		}
-		c.ContextEngineID = string(id)
-	}
-	c.SecurityParameters = &gosnmp.UsmSecurityParameters{
-		UserName: cred.Username, AuthenticationProtocol: auth, AuthenticationPassphrase: cred.AuthPassword.Reveal(),
-		PrivacyProtocol: priv, PrivacyPassphrase: cred.PrivPassword.Reveal(),
-	}
-	return nil
+	s.heard = true
+	s.note()
+	return packet, nil
 }
 
-func checkPasswords(cred jobs.SNMPCredential, auth gosnmp.SnmpV3AuthProtocol, priv gosnmp.SnmpV3PrivProtocol) *jobs.Fault {
-	const least = 8 // RFC 3414, 11.2
-	switch {
-	case cred.Username == "":
-		return jobs.Invalid("credentials.snmp.username", "is missing")
-	case auth > gosnmp.NoAuth && len(cred.AuthPassword.Reveal()) < least:
-		return jobs.Invalid("credentials.snmp.auth_password", "must have at least %d characters", least)
-	case priv > gosnmp.NoPriv && len(cred.PrivPassword.Reveal()) < least:
-		return jobs.Invalid("credentials.snmp.priv_password", "must have at least %d characters", least)
-	}
-	return nil
+// note remembers how the device took the last request.
+func (s *session) note() {
+	rtt, largest := s.wire.rtt, s.wire.largest
+	s.learn(func(d device) device { return d.answered(rtt, largest) })
 }
 
-func authProtocols() map[string]gosnmp.SnmpV3AuthProtocol {
-	return map[string]gosnmp.SnmpV3AuthProtocol{
-		"": gosnmp.NoAuth, "MD5": gosnmp.MD5, "SHA": gosnmp.SHA, "SHA-1": gosnmp.SHA,
-		"SHA-224": gosnmp.SHA224, "SHA-256": gosnmp.SHA256, "SHA-384": gosnmp.SHA384, "SHA-512": gosnmp.SHA512,
-	}
-}
-
-func privProtocols() map[string]gosnmp.SnmpV3PrivProtocol {
-	return map[string]gosnmp.SnmpV3PrivProtocol{
-		"": gosnmp.NoPriv, "DES": gosnmp.DES, "AES": gosnmp.AES, "AES-128": gosnmp.AES,
-		"AES-192": gosnmp.AES192, "AES-256": gosnmp.AES256, "AES-192-C": gosnmp.AES192C, "AES-256-C": gosnmp.AES256C,
-	}
-}
+func (s *session) learn(change func(device) device) { s.device = s.known.update(s.key, change) }
 
 // get asks for a few objects in one request. A device that finds the answer
 // too big is asked for half of them at a time, and is known for it from then on.
 func (s *session) get(oids []string) ([]Varbind, error) {
-	packet, err := s.Get(oids)
+	packet, err := s.ask(readRetries, func() (*gosnmp.SnmpPacket, error) { return s.Get(oids) })
 	if err != nil {
+		if silent(err) && s.heard && len(oids) > 1 && s.ctx.Err() == nil {
+			s.learn(func(d device) device { d.MaxOIDs = len(oids) / 2; return d })
+			return s.halves(oids)
+		}
 		return nil, s.fault(err)
 	}
 	switch {
 	case packet.Error == gosnmp.TooBig && len(oids) > 1:
-		s.quirks.MaxOIDs = len(oids) / 2
-		s.known.put(s.device, s.quirks)
+		s.learn(func(d device) device { d.MaxOIDs = len(oids) / 2; return d })
 		return s.halves(oids)
 	case packet.Error == gosnmp.NoSuchName && len(oids) > 1: // version 1 refuses all for the lack of one
 		return s.halves(oids)
@@ -214,9 +159,19 @@ func (s *session) get(oids []string) ([]Varbind, error) {
 	case packet.Error != gosnmp.NoError:
 		return nil, statusFault(packet)
 	}
-	vars := make([]Varbind, len(packet.Variables))
-	for i, pdu := range packet.Variables {
+	return answersTo(oids, packet.Variables)
+}
+
+// answersTo checks that a device answered for the objects it was asked for.
+func answersTo(oids []string, pdus []gosnmp.SnmpPDU) ([]Varbind, error) {
+	vars := make([]Varbind, len(pdus))
+	got := make([]string, len(pdus))
+	for i, pdu := range pdus {
 		vars[i] = varbind(pdu)
+		got[i] = vars[i].OID
+	}
+	if !slices.Equal(got, oids) {
+		return nil, jobs.Faultf(jobs.CodeProtocolError, jobs.StageParse, "the device answered for other objects than it was asked for: %s", got[0])
 	}
 	return vars, nil
 }
@@ -231,74 +186,14 @@ func (s *session) halves(oids []string) ([]Varbind, error) {
 }
 
 func (s *session) maxOIDs() int {
-	if s.quirks.MaxOIDs > 0 {
-		return s.quirks.MaxOIDs
+	if s.device.MaxOIDs > 0 {
+		return s.device.MaxOIDs
 	}
-	return min(libraryOIDs, 40)
+	return usualOIDs
 }
 
-func (s *session) report() any {
-	if s.quirks == (quirks{}) {
-		return nil
-	}
-	return s.quirks
-}
-
-// fault names what went wrong. The texts of the library stay here: they may
-// hold the stacks of the whole process.
-func (s *session) fault(err error) error {
+func silent(err error) bool {
 	var netErr net.Error
-	v3 := s.Version == gosnmp.Version3
-	connect := func(code jobs.Code, format string, args ...any) error {
-		return jobs.Faultf(code, jobs.StageConnect, format, args...)
-	}
-	login := func(message string) error { return jobs.Faultf(jobs.CodeAuthFailed, jobs.StageLogin, "%s", message) }
-	switch {
-	case s.ctx.Err() != nil:
-		return jobs.Faultf(jobs.CodeTimeout, jobs.StageConnect, "no answer within the job's time limit")
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return connect(jobs.CodeRefused, "the device says that no SNMP agent listens on port %d", s.Port)
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return connect(jobs.CodeUnreachable, "there is no route to the device")
-	case errors.Is(err, gosnmp.ErrUnknownUsername):
-		return login("the device does not know this SNMPv3 user (usmStatsUnknownUserNames)")
-	case errors.Is(err, gosnmp.ErrWrongDigest):
-		return login("the device refuses the authentication password or protocol of this SNMPv3 user (usmStatsWrongDigests)")
-	case errors.Is(err, gosnmp.ErrDecryption):
-		return login("the device cannot decrypt: the privacy password or protocol of this SNMPv3 user is wrong (usmStatsDecryptionErrors)")
-	case errors.Is(err, gosnmp.ErrUnknownSecurityLevel):
-		return login("the device does not allow this security level for the SNMPv3 user (usmStatsUnsupportedSecLevels): auth or priv is missing or too much")
-	case errors.Is(err, gosnmp.ErrNotInTimeWindow):
-		return login("the device's SNMPv3 clock does not fit, even after asking for it again (usmStatsNotInTimeWindows)")
-	case errors.Is(err, gosnmp.ErrUnknownEngineID):
-		return login("the device does not accept its own engine id (usmStatsUnknownEngineIDs)")
-	case strings.Contains(err.Error(), "not authentic"), strings.Contains(err.Error(), "not authenticated"):
-		return login("the device's answer is not authentic for this SNMPv3 user: user, password or protocol is wrong")
-	case errors.Is(err, gosnmp.ErrMaxRetriesExceeded), strings.Contains(err.Error(), "request timeout"), errors.As(err, &netErr) && netErr.Timeout():
-		if v3 {
-			return connect(jobs.CodeTimeout, "the device does not answer SNMPv3 requests")
-		}
-		return connect(jobs.CodeTimeout, "the device does not answer: it is silent, or the community is wrong (devices meet that with silence)")
-	default:
-		return jobs.Faultf(jobs.CodeProtocolError, jobs.StageParse, "the device's answer is not valid SNMP")
-	}
-}
-
-// statusFault names an error-status of RFC 3416.
-func statusFault(p *gosnmp.SnmpPacket) error {
-	code, stage := jobs.CodeCommandError, jobs.StageExecute
-	switch p.Error {
-	case gosnmp.TooBig:
-		code = jobs.CodeTooBig
-	case gosnmp.NoSuchName:
-		code = jobs.CodeNoSuchObject
-	case gosnmp.NoAccess, gosnmp.AuthorizationError:
-		code = jobs.CodeAuthFailed
-	default:
-	}
-	oid := ""
-	if i := int(p.ErrorIndex) - 1; i >= 0 && i < len(p.Variables) {
-		oid = " at " + strings.TrimPrefix(p.Variables[i].Name, ".")
-	}
-	return jobs.Faultf(code, stage, "the device answered %s%s", p.Error, oid)
+	return errors.Is(err, gosnmp.ErrMaxRetriesExceeded) || err != nil && strings.Contains(err.Error(), "request timeout") ||
+		errors.As(err, &netErr) && netErr.Timeout()
 }

@@ -34,10 +34,10 @@ func (p *setParams) pdus() ([]gosnmp.SnmpPDU, *jobs.Fault) {
 	return pdus, nil
 }
 
-// set sends one SetRequest, once. For version 3 the engine is found first, by
-// a request that changes nothing, so that what the set meets is an answer to
-// the set. Only credentials that were refused before that are followed by the
-// next one.
+// set sends one SetRequest, once. Before it goes a Get that changes nothing:
+// a device that does not answer that, or refuses the credential, was sent no
+// change, and the next credential may be tried. After it only the device's
+// own word ends the job as anything but unknown.
 func (d *driver) set(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 	var p setParams
 	_ = jobs.DecodeParams(job, &p) // checked before
@@ -47,9 +47,13 @@ func (d *driver) set(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 	}
 	var out jobs.Output
 	err := d.each(ctx, job, func(s *session) error {
-		if err := s.discover(); err != nil {
-			return err
+		const sysUpTime = "1.3.6.1.2.1.1.3.0"
+		if _, err := s.ask(readRetries, func() (*gosnmp.SnmpPacket, error) { return s.Get([]string{sysUpTime}) }); err != nil {
+			return s.fault(err)
 		}
+		// What is left of the job's time: a device may write to flash first.
+		s.wire.begin()
+		s.Timeout, s.Retries = remaining(ctx, job), 0
 		packet, err := s.Set(pdus)
 		if err != nil {
 			return sent(s.fault(err))
@@ -61,24 +65,10 @@ func (d *driver) set(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 		for i, pdu := range packet.Variables {
 			vars[i] = varbind(pdu)
 		}
-		out.Data = varbinds{vars}
+		out.Data, out.Learned = varbinds{vars}, s.device.report()
 		return nil
 	})
 	return out, err
-}
-
-// discover makes a version 3 session ready with a Get of sysUpTime.0.
-func (s *session) discover() error {
-	if s.Version != gosnmp.Version3 {
-		return nil
-	}
-	limit := s.Timeout
-	s.Timeout, s.Retries = min(firstTimeout, limit), readRetries
-	defer func() { s.Timeout, s.Retries = limit, 0 }()
-	if _, err := s.Get([]string{"1.3.6.1.2.1.1.3.0"}); err != nil {
-		return s.fault(err)
-	}
-	return nil
 }
 
 // sent moves a fault behind the point where the change has left.
@@ -88,9 +78,12 @@ func sent(err error) error {
 		return err
 	}
 	moved := *fault
-	if fault.Code == jobs.CodeTimeout {
-		moved.Message = "the set was sent and not answered"
-	}
 	moved.Stage = jobs.StageExecute
+	switch {
+	case fault.Code == jobs.CodeTimeout:
+		moved.Message = "the set was sent and not answered"
+	case fault.Message == notAuthentic: // somebody's word, not the device's
+		moved.Code = jobs.CodeProtocolError
+	}
 	return &moved
 }

@@ -23,12 +23,13 @@ type Options struct {
 type driver struct {
 	Options
 
-	learned *memory
+	devices *lru[string, device]
+	keys    *keyring
 }
 
 // Actions returns snmp.get, snmp.walk, snmp.table and snmp.set.
 func Actions(o Options) jobs.Registry {
-	d := &driver{Options: o, learned: newMemory()}
+	d := &driver{Options: o, devices: newLRU[string, device](maxRemembered), keys: newKeyring()}
 	return jobs.Registry{
 		"snmp.get":   {Class: jobs.Read, Target: true, Check: checkOf[getParams], Driver: jobs.DriverFunc(d.get)},
 		"snmp.walk":  {Class: jobs.Read, Target: true, Check: checkOf[walkParams], Driver: jobs.DriverFunc(d.walk)},
@@ -51,9 +52,10 @@ func checkOf[T any, P interface {
 }
 
 const (
-	maxOIDs      = 1000
-	maxPDUs      = 100_000 // of one walk
-	maxWalkBytes = 32 << 20
+	maxOIDs        = 1000
+	maxPDUs        = 100_000 // of one walk
+	maxRepetitions = 1000
+	maxWalkBytes   = 32 << 20
 )
 
 type getParams struct {
@@ -104,7 +106,7 @@ func (d *driver) get(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 			}
 			vars = append(vars, got...)
 		}
-		out.Data, out.Learned = varbinds{vars}, s.report()
+		out.Data, out.Learned = varbinds{vars}, s.device.report()
 		return nil
 	})
 	return out, err

@@ -21,6 +21,15 @@ type Varbind struct {
 	Hex   *string `json:"hex,omitempty"` // of an OctetString and of Opaque: always
 }
 
+// size estimates how many bytes v takes in a result.
+func (v *Varbind) size() int {
+	n := len(v.OID) + 60
+	if v.Hex != nil {
+		n += 3 * len(*v.Hex) / 2
+	}
+	return n
+}
+
 func varbind(pdu gosnmp.SnmpPDU) Varbind {
 	v := Varbind{OID: strings.TrimPrefix(pdu.Name, "."), Type: typeName(pdu.Type)}
 	switch value := pdu.Value.(type) {

@@ -39,8 +39,8 @@ func (p *walkParams) check() *jobs.Fault {
 }
 
 func checkRepetitions(n int) *jobs.Fault {
-	if n < 0 || n > 1000 {
-		return jobs.Invalid("params.max_repetitions", "must be 1 to 1000")
+	if n < 0 || n > maxRepetitions {
+		return jobs.Invalid("params.max_repetitions", "must be 1 to %d", maxRepetitions)
 	}
 	return nil
 }
@@ -63,7 +63,7 @@ func (d *driver) walk(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 				break
 			}
 		}
-		out = w.output(err)
+		out = w.output(err, len(w.vars) > 0)
 		out.Data = walkData{Varbinds: w.vars, LastOID: w.lastIf(out.Partial)}
 		return err
 	})
@@ -74,15 +74,16 @@ func (d *driver) walk(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 type walker struct {
 	s           *session
 	repetitions uint32
-	maxRows     int
+	maxRows     int // objects that are kept of a subtree; 0: any number
 	maxBytes    int
 
-	vars  []Varbind
-	bytes int
-	pdus  int
-	last  string
-	cut   bool
-	warn  []string
+	vars   []Varbind
+	seen   map[string]bool // nil as long as objects increase
+	bytes  int
+	pdus   int
+	last   string
+	cut    bool // at a limit of the job, or of ours
+	warned []string
 }
 
 func newWalker(s *session, job *jobs.Job, repetitions int) *walker {
@@ -93,16 +94,16 @@ func newWalker(s *session, job *jobs.Job, repetitions int) *walker {
 		repetitions = defaultRepetitions
 	}
 	return &walker{
-		s: s, repetitions: uint32(min(repetitions, 1000)), maxRows: job.Limits.MaxRows,
+		s: s, repetitions: uint32(min(repetitions, maxRepetitions)), maxRows: job.Limits.MaxRows, //nolint:gosec // checked
 		maxBytes: min(job.Limits.ResultBytes(), maxWalkBytes),
 	}
 }
 
 // output says how far the walk came.
-func (w *walker) output(err error) jobs.Output {
+func (w *walker) output(err error, found bool) jobs.Output {
 	return jobs.Output{
-		Partial: w.cut || err != nil && len(w.vars) > 0, Truncated: w.cut,
-		Learned: w.s.report(), Warnings: w.warn,
+		Partial: w.cut || err != nil && found, Truncated: w.cut,
+		Learned: w.s.device.report(), Warnings: w.warned,
 	}
 }
 
@@ -113,8 +114,10 @@ func (w *walker) lastIf(partial bool) string {
 	return ""
 }
 
-// subtree collects what is below root, or behind after.
+// subtree collects what is below root, or behind after. A root that has
+// nothing below it may be an object itself.
 func (w *walker) subtree(root, after string) error {
+	before := len(w.vars)
 	from := root
 	if after != "" && below(after, root) {
 		from = after
@@ -122,7 +125,7 @@ func (w *walker) subtree(root, after string) error {
 	for !w.cut {
 		if w.pdus++; w.pdus > maxPDUs {
 			w.cut = true
-			w.warn = append(w.warn, "the device goes on without end; the walk was cut after "+strconv.Itoa(maxPDUs)+" requests")
+			w.warned = append(w.warned, "the device goes on without end; the walk was cut after "+strconv.Itoa(maxPDUs)+" requests")
 			return nil
 		}
 		pdus, err := w.next(from)
@@ -130,32 +133,47 @@ func (w *walker) subtree(root, after string) error {
 			return err
 		}
 		done, next, err := w.take(root, from, pdus)
-		if err != nil || done {
+		if err != nil {
 			return err
 		}
+		if done {
+			break
+		}
 		from = next
+	}
+	if len(w.vars) == before && from == root && !w.cut {
+		return w.itself(root)
 	}
 	return nil
 }
 
-// take keeps what belongs to the subtree. Equipment that answers with objects
-// which do not increase would be walked in circles for ever: it is left there.
+// itself keeps root where it is an object, as net-snmp's walk does.
+func (w *walker) itself(root string) error {
+	vars, err := w.s.get([]string{root})
+	if err != nil || len(vars) != 1 {
+		return err
+	}
+	switch vars[0].Type {
+	case "NoSuchObject", "NoSuchInstance", "EndOfMibView":
+	default:
+		w.vars = append(w.vars, vars[0])
+	}
+	return nil
+}
+
+// take keeps what belongs to the subtree.
 func (w *walker) take(root, from string, pdus []gosnmp.SnmpPDU) (done bool, next string, err error) {
 	next = from
 	for _, pdu := range pdus {
 		oid := strings.TrimPrefix(pdu.Name, ".")
-		switch {
-		case pdu.Type == gosnmp.EndOfMibView, pdu.Type == gosnmp.NoSuchObject, pdu.Type == gosnmp.NoSuchInstance, !below(oid, root):
+		if pdu.Type == gosnmp.EndOfMibView || pdu.Type == gosnmp.NoSuchObject || pdu.Type == gosnmp.NoSuchInstance || !below(oid, root) {
 			return true, next, nil
-		case compareOIDs(oid, next) <= 0:
-			w.warn = append(w.warn, "the device's objects do not increase at "+oid+"; the walk ends there")
-			return false, next, jobs.Faultf(jobs.CodeProtocolError, jobs.StageParse, "the device's objects do not increase: %s follows %s", oid, next)
+		}
+		if w.loops(oid, next) {
+			return true, next, jobs.Faultf(jobs.CodeProtocolError, jobs.StageParse, "the device walks in a circle: it answers %s again behind %s", oid, next)
 		}
 		v := varbind(pdu)
-		w.bytes += len(oid) + 60
-		if v.Hex != nil {
-			w.bytes += 3 * len(*v.Hex) / 2
-		}
+		w.bytes += v.size()
 		if w.bytes > w.maxBytes || w.maxRows > 0 && len(w.vars) >= w.maxRows {
 			w.cut = true
 			return true, next, nil
@@ -166,64 +184,94 @@ func (w *walker) take(root, from string, pdus []gosnmp.SnmpPDU) (done bool, next
 	return len(pdus) == 0, next, nil
 }
 
+// loops says that a walk has been at oid before. Some equipment has its rows
+// out of order, which is borne; a circle would be walked for ever.
+func (w *walker) loops(oid, last string) bool {
+	if w.seen == nil {
+		if compareOIDs(oid, last) > 0 {
+			return false
+		}
+		w.seen = make(map[string]bool, len(w.vars))
+		for _, v := range w.vars {
+			w.seen[v.OID] = true
+		}
+		if oid != last {
+			w.warned = append(w.warned, "the device's objects are not in order: "+oid+" follows "+last)
+		}
+	}
+	if oid == last || w.seen[oid] {
+		return true
+	}
+	w.seen[oid] = true
+	return false
+}
+
 // next asks for what follows. A device that does not answer a GetBulk is asked
 // for less, at last by GetNext; what worked is remembered.
 func (w *walker) next(from string) ([]gosnmp.SnmpPDU, error) {
 	for {
-		packet, err := w.request(from)
-		shrinkable := w.s.Version != gosnmp.Version1 && !w.s.quirks.NoBulk && w.pastDiscovery()
+		n := w.rows()
+		packet, err := w.request(from, n)
 		switch {
 		case err == nil && packet.Error == gosnmp.NoSuchName: // the end, in version 1
 			return nil, nil
-		case err == nil && packet.Error == gosnmp.TooBig && shrinkable, err == nil && packet.Error == gosnmp.GenErr && shrinkable, silent(err) && shrinkable && w.s.ctx.Err() == nil:
-			w.shrink()
-			continue
+		case n > 0 && w.tooMuch(packet, err):
+			w.s.learn(func(d device) device { return d.shrunk(n) })
 		case err != nil:
 			return nil, w.s.fault(err)
 		case packet.Error != gosnmp.NoError:
 			return nil, statusFault(packet)
+		default:
+			return packet.Variables, nil
 		}
-		return packet.Variables, nil
 	}
 }
 
-// pastDiscovery: silence before anything was ever answered means a dead device
-// or a wrong community, which no smaller request mends, unless the device is
-// known to answer.
-func (w *walker) pastDiscovery() bool {
-	if len(w.vars) > 0 || w.s.quirks != (quirks{}) {
+// tooMuch says that a GetBulk failed in a way that a smaller one may not:
+// with an error, without an answer, or with one that cannot be read (some
+// agents cut a long answer off in the middle).
+func (w *walker) tooMuch(packet *gosnmp.SnmpPacket, err error) bool {
+	if err == nil {
+		return packet.Error == gosnmp.TooBig || packet.Error == gosnmp.GenErr
+	}
+	var fault *jobs.Fault
+	if !errors.As(w.s.fault(err), &fault) || w.s.ctx.Err() != nil {
+		return false
+	}
+	return (fault.Code == jobs.CodeTimeout || fault.Code == jobs.CodeProtocolError) && w.alive()
+}
+
+// alive: silence before anything was ever answered means a dead device or a
+// wrong community, which no smaller request mends.
+func (w *walker) alive() bool {
+	if w.s.heard {
 		return true
 	}
-	_, err := w.s.GetNext([]string{"1.3"})
+	_, err := w.s.ask(readRetries, func() (*gosnmp.SnmpPacket, error) { return w.s.GetNext([]string{"1.3"}) })
 	return err == nil
 }
 
-func silent(err error) bool {
-	return errors.Is(err, gosnmp.ErrMaxRetriesExceeded) || err != nil && strings.Contains(err.Error(), "request timeout")
+// rows is how many to ask for; 0: by GetNext.
+func (w *walker) rows() uint32 {
+	switch known := w.s.device.MaxRepetitions; {
+	case w.s.Version == gosnmp.Version1 || w.s.device.NoBulk:
+		return 0
+	case known > 0:
+		return min(w.repetitions, known)
+	default:
+		return w.repetitions
+	}
 }
 
-func (w *walker) request(from string) (*gosnmp.SnmpPacket, error) {
-	if w.s.Version == gosnmp.Version1 || w.s.quirks.NoBulk {
-		return w.s.GetNext([]string{from})
+func (w *walker) request(from string, n uint32) (*gosnmp.SnmpPacket, error) {
+	if n == 0 {
+		return w.s.ask(readRetries, func() (*gosnmp.SnmpPacket, error) { return w.s.GetNext([]string{from}) })
 	}
-	n := w.repetitions
-	if known := w.s.quirks.MaxRepetitions; known > 0 {
-		n = min(n, known)
+	retries := readRetries
+	if w.s.heard {
+		retries = 1 // a smaller request is the better second retry
 	}
-	return w.s.GetBulk([]string{from}, 0, n)
-}
-
-func (w *walker) shrink() {
-	n := w.repetitions
-	if known := w.s.quirks.MaxRepetitions; known > 0 {
-		n = min(n, known)
-	}
-	if n <= 1 {
-		w.s.quirks.NoBulk = true
-	} else {
-		w.s.quirks.MaxRepetitions = max(1, n/3)
-	}
-	w.s.known.put(w.s.device, w.s.quirks)
+	return w.s.ask(retries, func() (*gosnmp.SnmpPacket, error) { return w.s.GetBulk([]string{from}, 0, n) })
 }
 
 // below says whether oid is in the subtree of root.
@@ -245,54 +293,4 @@ func compareOIDs(a, b string) int {
 		}
 	}
 	return len(a) - len(b)
-}
-
-type tableParams struct {
-	Columns        []string `json:"columns"`
-	MaxRepetitions int      `json:"max_repetitions"`
-}
-
-func (p *tableParams) check() *jobs.Fault {
-	if fault := checkOIDs("params.columns", p.Columns); fault != nil {
-		return fault
-	}
-	return checkRepetitions(p.MaxRepetitions)
-}
-
-// Row is a row of a conceptual table (RFC 2578, 7.1.12): what the columns have
-// at one index.
-type Row struct {
-	Index  string             `json:"index"`
-	Values map[string]Varbind `json:"values"` // by column
-}
-
-func (d *driver) table(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
-	var p tableParams
-	_ = jobs.DecodeParams(job, &p) // checked before
-	_ = p.check()
-	var out jobs.Output
-	err := d.each(ctx, job, func(s *session) error {
-		t := tableBuilder{rows: make(map[string]*Row)}
-		w := newWalker(s, job, p.MaxRepetitions)
-		limit := w.maxRows
-		w.maxRows = 0 // counts objects, not rows
-		var err error
-		for _, column := range p.Columns {
-			w.vars, w.last = nil, ""
-			err = w.subtree(column, "")
-			t.add(column, w.vars)
-			if err != nil || w.cut {
-				break
-			}
-		}
-		rows := t.sorted()
-		out = w.output(err)
-		out.Partial = w.cut || err != nil && len(rows) > 0
-		if limit > 0 && len(rows) > limit {
-			rows, out.Partial, out.Truncated = rows[:limit], true, true
-		}
-		out.Data = map[string]any{"rows": rows}
-		return err
-	})
-	return out, err
 }
