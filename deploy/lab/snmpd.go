@@ -70,7 +70,7 @@ func StartSNMPD(ctx context.Context, dir string, addresses ...string) (*SNMPD, e
 	if s.process, err = start(filepath.Join(dir, "snmpd.log"), env, path, "-f", "-C", "-c", conf, "-Lo", "-I", "-smux", "-p", filepath.Join(dir, "pid")); err != nil {
 		return nil, err
 	}
-	err = s.wait(ctx, "snmpd", func() error { return askV1(ctx, net.JoinHostPort(addresses[0], strconv.Itoa(s.Port))) })
+	err = s.wait(ctx, "snmpd", func() error { return ask(ctx, net.JoinHostPort(addresses[0], strconv.Itoa(s.Port)), Community, 500*time.Millisecond) })
 	if err != nil {
 		s.kill()
 		return nil, err
@@ -116,20 +116,20 @@ func (s *SNMPD) Close() error {
 	return nil
 }
 
-// askV1 sends a GetRequest for sysUpTime.0 and waits for any answer.
-func askV1(ctx context.Context, address string) error {
+// ask sends a GetRequest of version 1 for sysUpTime.0 and waits for any answer.
+func ask(ctx context.Context, address, community string, limit time.Duration) error {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", address)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	request := append([]byte{0x30, 0x26, 0x02, 0x01, 0x00, 0x04, 0x06}, Community...)
+	request := append([]byte{0x30, byte(0x20 + len(community)), 0x02, 0x01, 0x00, 0x04, byte(len(community))}, community...)
 	request = append(request, 0xa0, 0x19, 0x02, 0x01, 0x01, 0x02, 0x01, 0x00, 0x02, 0x01, 0x00,
 		0x30, 0x0e, 0x30, 0x0c, 0x06, 0x08, 0x2b, 0x06, 0x01, 0x02, 0x01, 0x01, 0x03, 0x00, 0x05, 0x00)
 	if _, err := conn.Write(request); err != nil {
 		return err
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
 	_, err = conn.Read(make([]byte, 1500))
