@@ -74,6 +74,7 @@ type Hub struct {
 	log     *slog.Logger
 	wire    *wire
 	brokers *brokers
+	refused refusals
 	once    sync.Once
 
 	setting sync.Mutex // one change of the peers at a time
@@ -110,11 +111,11 @@ func OpenHub(ctx context.Context, cfg HubConfig, log *slog.Logger) (*Hub, error)
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)
 	}
-	w, err := openWire(ctx, stack, newTap(), log, cfg.PrivateKey, cfg.ListenPort)
+	h := &Hub{cfg: cfg, log: log, brokers: newBrokers(cfg.Brokers), peers: map[PublicKey]*hubPeer{}}
+	h.wire, err = openWire(stack, newTap(), h.listenIn(ctx, deviceLog(ctx, log)), cfg.PrivateKey, cfg.ListenPort)
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)
 	}
-	h := &Hub{cfg: cfg, log: log, wire: w, brokers: newBrokers(cfg.Brokers), peers: map[PublicKey]*hubPeer{}}
 	if err := h.SetPeers(ctx, cfg.Peers); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -294,7 +295,7 @@ func (h *Hub) Reload(ctx context.Context) error {
 }
 
 func readPeers(path string) ([]Peer, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("peers' file: %w", err)
 	}

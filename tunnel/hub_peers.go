@@ -31,12 +31,17 @@ type HubStatus struct {
 	UDPPort uint16
 	Broker  string // the host:port that answered last; empty: none has
 	Peers   []PeerStatus
+	// Refused counts handshakes that knew the hub's key and came from no peer:
+	// a satellite with a wrong key, or a removed one, is seen here.
+	Refused     uint64
+	LastRefused Refusal
 }
 
 // Status lists the peers, by name and then by address.
 func (h *Hub) Status() HubStatus {
 	states := h.wire.states()
 	s := HubStatus{UDPPort: h.UDPPort(), Broker: h.brokers.last()}
+	s.Refused, s.LastRefused = h.refused.view()
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for key, p := range h.peers {
@@ -117,7 +122,7 @@ func (h *Hub) watchFile(ctx context.Context) {
 
 // fingerprint is nil for a file that cannot be read.
 func fingerprint(path string) []byte {
-	data, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil
 	}

@@ -119,7 +119,8 @@ func TestHubReachesNothingElse(t *testing.T) {
 func TestHubIsSilentToStrangers(t *testing.T) {
 	t.Parallel()
 	s, key := newSite(7), NewPrivateKey()
-	h, _ := startHub(t, hubConfig(key, startEcho(t), s), quiet())
+	log := &journal{}
+	h, _ := startHub(t, hubConfig(key, startEcho(t), s), log.logger())
 
 	// A stranger that knows the hub's public key, as every former satellite does.
 	proxy, err := impair.Listen(1, local(h))
@@ -132,6 +133,9 @@ func TestHubIsSilentToStrangers(t *testing.T) {
 	defer cancel()
 	if err := stranger.Ready(ctx, inner(hubAddr4())); !errors.Is(err, ErrNoHandshake) {
 		t.Errorf("Ready of a stranger: %v, want ErrNoHandshake", err)
+	}
+	if status := h.Status(); status.Refused == 0 || status.LastRefused.From == "" || !log.has("a handshake that no peer could have sent")() {
+		t.Errorf("the hub does not tell of the stranger: %+v", status)
 	}
 	if up, down := proxy.Counts(); up.In == 0 || down.In != 0 {
 		t.Errorf("the stranger sent %d datagrams and got %d, want some and none", up.In, down.In)
@@ -407,4 +411,36 @@ func TestHubConfigValidate(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestHubTellsOfAClockThatIsBehind(t *testing.T) {
+	t.Parallel()
+	s, key := newSite(7), NewPrivateKey()
+	log := &journal{}
+	h, _ := startHub(t, hubConfig(key, startEcho(t), s), log.logger())
+	front, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer front.Close()
+	startTunnel(t, s.config(key.Public(), front.LocalAddr().String()), quiet())
+	initiation := make([]byte, 2000)
+	n, _, err := front.ReadFrom(initiation)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := net.Dial("udp", local(h))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer back.Close()
+	// The first is answered. A later one with the same time in it is what a
+	// satellite sends whose clock was set back.
+	for _, wait := range []time.Duration{0, clockAllowed + 2*time.Second} {
+		<-time.After(wait)
+		if _, err := back.Write(initiation[:n]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the hub tells of the clock", log.has("a peer's clock is behind its last handshake"))
 }

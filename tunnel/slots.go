@@ -42,5 +42,5 @@ func slotName(key PublicKey) string { return "wireguard-" + shortName(key) + ".l
 // openLock opens the file that is locked. It stays when the lock is gone:
 // deleting it would let two processes lock two files of one name.
 func openLock(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the operator names the directory
+	return os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 }

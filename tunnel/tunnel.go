@@ -70,7 +70,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Tunnel, error) {
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
 	tap := newTap()
-	w, err := openWire(ctx, stack, tap, log, cfg.PrivateKey, cfg.ListenPort)
+	w, err := openWire(stack, tap, deviceLog(ctx, log), cfg.PrivateKey, cfg.ListenPort)
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}

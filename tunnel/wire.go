@@ -26,8 +26,8 @@ type wire struct {
 }
 
 // openWire starts a device with an identity and no peers.
-func openWire(ctx context.Context, net *netstack, bind conn.Bind, log *slog.Logger, key PrivateKey, port uint16) (*wire, error) {
-	w := &wire{dev: device.NewDevice(tunDevice{net.link}, bind, deviceLog(ctx, log)), net: net}
+func openWire(net *netstack, bind conn.Bind, log *device.Logger, key PrivateKey, port uint16) (*wire, error) {
+	w := &wire{dev: device.NewDevice(tunDevice{net.link}, bind, log), net: net}
 	if err := w.set(deviceText(key, port)); err != nil {
 		return nil, errors.Join(err, w.close())
 	}
@@ -40,8 +40,7 @@ func openWire(ctx context.Context, net *netstack, bind conn.Bind, log *slog.Logg
 // close stops the device and then the stack, in this order, so that nothing
 // is delivered into a stack that is gone.
 func (w *wire) close() error {
-	w.net.abort()
-	w.flush()
+	w.sayGoodbye()
 	done := make(chan struct{})
 	go func() { // ends when the device does; if that hangs, closeLimit gives it up
 		defer close(done)
@@ -58,17 +57,33 @@ func (w *wire) close() error {
 	return nil
 }
 
-// flush lets the last packets out, the resets that abort has just written.
-func (w *wire) flush() {
-	const limit, step = 100 * time.Millisecond, 5 * time.Millisecond
+// sayGoodbye resets the open connections and lets the resets leave, and what
+// connections closed just before have still to say: it passes a queue and the
+// encryption, and is out when the count of what was sent stands still.
+func (w *wire) sayGoodbye() {
+	const limit, step, still = 200 * time.Millisecond, 5 * time.Millisecond, 3
+	w.net.abort()
 	tick := time.NewTicker(step)
 	defer tick.Stop()
+	last, same := uint64(0), 0
 	for range limit / step {
 		<-tick.C
-		if len(w.net.link.out) == 0 {
+		now := w.sent()
+		if same++; now != last || len(w.net.link.out) > 0 {
+			last, same = now, 0
+		}
+		if same == still {
 			return
 		}
 	}
+}
+
+// sent counts the bytes to all peers.
+func (w *wire) sent() (total uint64) {
+	for _, state := range w.states() {
+		total += state.tx
+	}
+	return total
 }
 
 func (w *wire) states() map[PublicKey]peerState {
