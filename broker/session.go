@@ -15,9 +15,9 @@ import (
 const (
 	DefaultHeartbeat    = 8 * time.Second
 	DefaultDrainTimeout = 50 * time.Second
-	healthyAfter        = 60 * time.Second // a connection that lasted this long resets the backoff
+	healthyAfter        = 15 * time.Second // a connection that lasted this long resets the backoff
 	minBackoff          = 500 * time.Millisecond
-	maxBackoff          = 30 * time.Second
+	maxBackoff          = 15 * time.Second
 	permanentBackoff    = 10 * time.Second // least wait after what will not mend itself
 	lastWords           = 5 * time.Second  // for what a drain interrupts to be answered
 )

@@ -42,6 +42,7 @@ type Dispatcher struct {
 
 	mu       sync.Mutex
 	tasks    map[string]*task // by job id: the one that runs it. Guarded by mu
+	fresh    map[string]bool  // writes whose first delivery came here, and that were not begun. Guarded by mu
 	stopping bool             // guarded by mu
 	active   sync.WaitGroup   // one for each Handle that has not returned
 }
@@ -69,6 +70,7 @@ func NewDispatcher(o Options) *Dispatcher {
 		recent:  newRecent(recentBytes, recentAge),
 		slots:   newSlots(o.Concurrency),
 		tasks:   make(map[string]*task),
+		fresh:   make(map[string]bool),
 	}
 }
 

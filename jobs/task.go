@@ -88,6 +88,9 @@ func (t *task) admit() *Fault {
 		return fault
 	}
 	t.action = action
+	if t.job.Class == Write {
+		t.d.remember(t)
+	}
 	if fault := t.d.Policy.CheckAction(t.job.Action, t.job.Class); fault != nil {
 		return fault
 	}

@@ -155,10 +155,33 @@ func interruptedFault(e *InterruptedError) *Fault {
 		"the satellite died while it ran this write (claimed at %s): it is not known whether the change was made, and it is not run again", e.At.UTC().Format(timeLayout))
 }
 
+// maxFresh bounds what is remembered of writes that were not begun.
+const maxFresh = 100_000
+
+// remember notes that the first delivery of a write came to this process: the
+// broker says so where it does not say "redelivered". When it comes again
+// before it was begun here, it was begun nowhere.
+func (d *Dispatcher) remember(t *task) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !t.del.Redelivered && len(d.fresh) < maxFresh {
+		d.fresh[t.job.ID] = true
+	}
+}
+
+// begin says whether a write was never begun before, and that it is now.
+func (d *Dispatcher) begin(t *task) (first bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	first = d.fresh[t.job.ID]
+	delete(d.fresh, t.job.ID)
+	return first
+}
+
 // bornAfter finds writes that were claimed, perhaps, in a journal that is
 // gone: delivered before, and older than the journal.
 func (t *task) bornAfter() *Fault {
-	if !t.del.Redelivered || t.del.PublishedAt.IsZero() || !t.del.PublishedAt.Before(t.d.Journal.Born().Truncate(time.Second)) {
+	if t.d.begin(t) || !t.del.Redelivered || t.del.PublishedAt.IsZero() || !t.del.PublishedAt.Before(t.d.Journal.Born().Truncate(time.Second)) {
 		return nil
 	}
 	return Faultf(CodeInterruptedWrite, StageExecute,
