@@ -260,3 +260,19 @@ func TestUnknownFieldsAreIgnored(t *testing.T) {
 	}
 	checkJob(t, registry(t), text)
 }
+
+// TestWordsForPeople: the night shift finds every status in the handbook, and
+// users every action in the list of changes.
+func TestWordsForPeople(t *testing.T) {
+	handbook, changes := string(read(t, "../../deploy/README.md")), string(read(t, "../../CHANGELOG.md"))
+	for _, status := range jobs.Statuses() {
+		if !strings.Contains(handbook, "| `"+string(status)+"` |") {
+			t.Errorf("deploy/README.md has no row for the status %s", status)
+		}
+	}
+	for action := range registry(t) {
+		if !strings.Contains(changes, action) {
+			t.Errorf("CHANGELOG.md does not name the action %s", action)
+		}
+	}
+}
