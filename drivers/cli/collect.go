@@ -13,10 +13,13 @@ const partBytes = 256 << 10
 // maxErrorLine bounds the device's words in a message, in bytes.
 const maxErrorLine = 200
 
-// maxErrorLines is how far into an output an error is looked for: a device
-// says no at once, or at the end; what looks like one in the middle of a long
-// listing is a listing.
-const maxErrorLines = 40
+// How far from the ends of an output an error is looked for: a device says no
+// at once, or at the end; what looks like one in the middle of a long listing
+// is a listing.
+const (
+	firstErrorLines = 40
+	lastErrorLines  = 10
+)
 
 // emitError says that a part of a stream could not be sent.
 type emitError struct{ err error }
@@ -39,6 +42,7 @@ type collector struct {
 	out  strings.Builder
 	held int // what out takes of the room
 	n    int // lines of output
+	last [lastErrorLines]string
 }
 
 func newCollector(ctx context.Context, r *runner) *collector {
@@ -50,15 +54,21 @@ func (c *collector) line(raw []byte) error {
 	c.n++
 	step := &c.r.steps[c.at]
 	line := text(raw)
-	if step.Error == "" && c.n <= maxErrorLines {
-		for _, re := range c.r.p.platform.errors {
-			if re.Match(raw) {
-				step.Error = clip(strings.TrimSpace(line), maxErrorLine)
-				break
-			}
-		}
+	if c.n <= firstErrorLines {
+		c.judge(step, line)
+	} else {
+		c.last[c.n%lastErrorLines] = line
 	}
 	return c.add(line)
+}
+
+// judge notes the first line that is an error.
+func (c *collector) judge(step *Step, line string) {
+	for _, re := range c.r.p.platform.errors {
+		if step.Error == "" && re.MatchString(line) {
+			step.Error = clip(strings.TrimSpace(line), maxErrorLine)
+		}
+	}
 }
 
 // question takes an unfinished line that was asked.
@@ -110,7 +120,11 @@ func jsonSize(s string) int {
 
 // close gives the step its output.
 func (c *collector) close() {
-	c.r.steps[c.at].Output = strings.TrimSuffix(c.out.String(), "\n")
+	step := &c.r.steps[c.at]
+	for i := range c.last {
+		c.judge(step, c.last[(c.n+1+i)%lastErrorLines])
+	}
+	step.Output = strings.TrimSuffix(c.out.String(), "\n")
 }
 
 func clip(s string, limit int) string {

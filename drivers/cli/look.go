@@ -51,7 +51,8 @@ func (s *session) isPrompt(line string) (time.Duration, bool) {
 	matches := s.platform.prompt.MatchString(line)
 	same := line == s.prompt
 	if !same && matches && s.host != "" {
-		same = hostOf(s.platform.prompt, line) == s.host
+		host := hostOf(s.platform.prompt, line)
+		same = host == s.host || host == "" && strings.Contains(line, s.host) // "[sw1-GigabitEthernet0/0/1]"
 	}
 	switch {
 	case same && s.echoes && !s.echo.seen:

@@ -54,7 +54,7 @@ func (s script) play(conn net.Conn) error {
 			if _, err := io.WriteString(conn, l.before); err != nil {
 				return err
 			}
-			time.Sleep(200 * time.Millisecond) //nolint:forbidigo // virtual time
+			time.Sleep(200 * time.Millisecond) // virtual time
 		}
 		reply := l.reply
 		if s.echo && !l.key {
@@ -347,6 +347,33 @@ func TestConfigureWithCandidates(t *testing.T) {
 		line{typed: "exit", reply: "Exiting configuration mode\r\n\r\nadmin@mx1> "},
 	), true, "enter:configure private:acknowledged,configure:set system host-name x:acknowledged,commit:commit:acknowledged,"+
 		"abort:rollback 0:acknowledged,abort:exit:acknowledged")
+}
+
+func TestAnErrorIsSeenAtTheEndsOnly(t *testing.T) {
+	listing := func(at int) string {
+		var b strings.Builder
+		for i := range 200 {
+			if i == at {
+				b.WriteString("% Invalid input detected\r\n")
+			}
+			fmt.Fprintf(&b, "line %d\r\n", i)
+		}
+		return b.String() + "sw1#"
+	}
+	for at, want := range map[int]bool{0: true, 5: true, 100: false, 195: true} {
+		device := script{greeting: "sw1#", echo: true, lines: []line{
+			{typed: "terminal length 0", reply: "sw1#"},
+			{typed: "terminal width 511", reply: "sw1#"},
+			{typed: "show all", reply: listing(at)},
+		}}
+		r := converse(t, "cisco_ios", device, "", func(ctx context.Context, r *runner) *jobs.Fault {
+			r.all(ctx, own([]string{"show all"}))
+			return nil
+		})
+		if got := r.steps[0].Error != ""; got != want {
+			t.Errorf("an error at line %d of 200: seen %t", at, got)
+		}
+	}
 }
 
 func TestTimeoutsInVirtualTime(t *testing.T) {

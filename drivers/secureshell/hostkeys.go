@@ -57,6 +57,9 @@ func (h *HostKeys) add(address string, key ssh.PublicKey) (bool, error) {
 	if h.path == "" {
 		return h.addLocked(host, key), nil
 	}
+	if err := os.MkdirAll(filepath.Dir(h.path), 0o700); err != nil {
+		return false, err
+	}
 	unlock, err := lockFile(h.path + ".lock")
 	if err != nil {
 		return false, err
