@@ -39,6 +39,7 @@ RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}"
 
 FROM base AS tools
 COPY --from=build /out/satellite /out/satctl /
+HEALTHCHECK NONE
 ENTRYPOINT ["/satctl"]
 CMD ["help"]
 
