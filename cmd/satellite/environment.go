@@ -134,3 +134,13 @@ func distance(a, b string) int {
 	}
 	return last[len(b)]
 }
+
+// help returns what the README says of a setting.
+func help(settings any, name string) string {
+	for field := range reflect.TypeOf(settings).Fields() {
+		if field.Tag.Get("env") == name {
+			return field.Tag.Get("help")
+		}
+	}
+	return ""
+}
