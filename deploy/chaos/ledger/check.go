@@ -25,6 +25,7 @@ const (
 type Limits struct {
 	StartSlack time.Duration // from the look at the deadline to the device's record
 	FaultReach time.Duration // for how long after its end a fault explains an unknown outcome
+	DropReach  time.Duration // for how long after a job expired its satellite may die over it
 	Resident   int64         // bytes of one process; 0: not checked
 	Files      int           // descriptors of one process; 0: not checked
 }
@@ -41,6 +42,7 @@ type Report struct {
 	Duplicates         int            // further results that say the same
 	Restated           int            // reads that were run again and came out otherwise (late, for one)
 	Expired            int            // jobs that the broker dropped, untouched
+	Dropped            int            // jobs that the broker dropped when it got them back from a dead satellite
 	Faults             map[string]int
 	Violations         []Violation
 }
@@ -126,17 +128,29 @@ func (c *check) job(h *history) {
 		}
 	}
 	if len(h.results) == 0 {
-		if !h.Expires.IsZero() && len(h.runs) == 0 {
-			c.report.Expired++
-			return
-		}
-		c.broken(OneResult, h.Job, "it has no result; it reached the device %d times", len(h.runs))
+		c.withoutResult(h)
 		return
 	}
 	c.report.Statuses[h.results[0].Status]++
 	c.same(h)
 	for _, r := range h.results {
 		c.answer(h, r)
+	}
+}
+
+// withoutResult: a job may expire in the queue, also when it is put back there
+// by the death of who ran it. The broker then drops it, and no satellite is
+// ever told: a core that sets an expiration needs a time limit of its own.
+func (c *check) withoutResult(h *history) {
+	switch {
+	case h.Expires.IsZero():
+		c.broken(OneResult, h.Job, "it has no result; it reached the device %d times", len(h.runs))
+	case len(h.runs) == 0:
+		c.report.Expired++
+	case c.explained(h.runs[0].At, h.Expires.Add(c.DropReach)):
+		c.report.Dropped++
+	default:
+		c.broken(OneResult, h.Job, "it reached the device and has no result, and no fault explains that")
 	}
 }
 
@@ -177,12 +191,16 @@ func (c *check) unknown(h *history, r Result) {
 	if len(h.runs) > 0 {
 		since = h.runs[0].At
 	}
-	for _, f := range c.ledger.Faults {
-		if f.Kind != Sample && !f.At.After(r.At) && !f.Until.Add(c.FaultReach).Before(since) {
-			return
-		}
+	if !c.explained(since, r.At) {
+		c.broken(UnknownCause, h.Job, "its outcome is unknown, and no fault explains that")
 	}
-	c.broken(UnknownCause, h.Job, "its outcome is unknown, and no fault explains that")
+}
+
+// explained says whether a fault overlaps a window.
+func (c *check) explained(since, until time.Time) bool {
+	return slices.ContainsFunc(c.ledger.Faults, func(f Fault) bool {
+		return f.Kind != Sample && !f.At.After(until) && !f.Until.Add(c.FaultReach).Before(since)
+	})
 }
 
 func (c *check) fault(f Fault) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,17 @@ func TestSoundLedger(t *testing.T) {
 	}
 }
 
+// The broker gets a job back from a dead satellite after the job's expiration.
+func TestDroppedOnReturn(t *testing.T) {
+	t.Parallel()
+	l := sound()
+	l.Device = append(l.Device, Device{At: at(1), Nonce: "n4", Write: true})
+	l.Faults = append(l.Faults, Fault{At: at(2), Until: at(2), Kind: "kill"})
+	if got := l.Check(testLimits); len(got.Violations) > 0 || got.Dropped != 1 {
+		t.Errorf("dropped %d, want 1; %v", got.Dropped, got.Violations)
+	}
+}
+
 // Each case breaks one promise in a sound ledger: that one, and no other,
 // must be found.
 func TestBrokenPromises(t *testing.T) {
@@ -62,7 +74,8 @@ func TestBrokenPromises(t *testing.T) {
 		plant                func(*Ledger)
 	}{
 		{"a job is lost", OneResult, "read", func(l *Ledger) { l.Results = l.Results[2:] }},
-		{"a write was run and has no answer", OneResult, "dropped", func(l *Ledger) {
+		{"a write was run and has no answer", OneResult, "unknown", func(l *Ledger) { l.Results = slices.Delete(l.Results, 4, 5) }},
+		{"a write with an expiration was run and has no answer", OneResult, "dropped", func(l *Ledger) {
 			l.Device = append(l.Device, Device{At: at(2), Nonce: "n4", Write: true})
 		}},
 		{"two answers to a write", OneResult, "write", func(l *Ledger) {

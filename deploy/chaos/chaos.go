@@ -1,0 +1,284 @@
+// Package chaos runs two satellites, a hub, a broker and a device, kills and
+// separates them at random moments under load, lets them come to rest, and has
+// the ledger judge what was promised. All parts are the real ones; the device
+// is a small SNMP agent that writes down each request before it answers.
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"usm-satellite/deploy/chaos/ledger"
+)
+
+// Options say what a run does.
+type Options struct {
+	Binary   string        // the satellite
+	Dir      string        // for the files of the run; must be empty
+	Seed     uint64        // of every random choice but the timing of processes
+	Duration time.Duration // of the faults
+	Kills    int           // of satellites, at least: the faults go on until then
+	Out      io.Writer     // for progress
+}
+
+// limits are what the ledger allows. A machine that runs all of it on two
+// cores is slow: the slack is for that.
+func limits() ledger.Limits {
+	return ledger.Limits{StartSlack: 5 * time.Second, FaultReach: 2 * time.Second, DropReach: time.Minute, Resident: 256 << 20, Files: 512}
+}
+
+const (
+	publishers = 3
+	jobEvery   = 60 * time.Millisecond // of each publisher
+	calm       = 5 * time.Second       // load without faults, at the end
+	restLimit  = 3 * time.Minute
+)
+
+// Run makes one run. An error means that it proves nothing.
+func Run(ctx context.Context, o Options) (ledger.Report, error) {
+	s := &site{dir: o.Dir, errs: make(chan error, 1)}
+	defer s.end()
+	if err := s.build(ctx, o); err != nil {
+		return ledger.Report{}, err
+	}
+	if err := s.load(ctx, o); err != nil {
+		return ledger.Report{}, err
+	}
+	select {
+	case err := <-s.errs:
+		return ledger.Report{}, err
+	default:
+	}
+	return s.judge()
+}
+
+// load runs jobs and faults, and waits until all is at rest.
+func (s *site) load(ctx context.Context, o Options) error {
+	collectCtx, stopCollecting := context.WithCancel(ctx)
+	publishCtx, stopPublishing := context.WithCancel(ctx)
+	var publishing, collecting sync.WaitGroup
+	collecting.Go(func() { s.core.collect(collectCtx) })
+	for range publishers {
+		publishing.Go(func() { s.core.publish(publishCtx, jobEvery) })
+	}
+	defer func() {
+		stopPublishing()
+		stopCollecting()
+		publishing.Wait()
+		collecting.Wait()
+	}()
+	if err := s.torment(ctx, o); err != nil {
+		return err
+	}
+	pause(ctx, calm)
+	stopPublishing()
+	publishing.Wait()
+	return s.rest(ctx, o)
+}
+
+// torment makes the faults: each victim has a tormentor with a seed of its own.
+func (s *site) torment(ctx context.Context, o Options) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var kills atomic.Int64
+	var all sync.WaitGroup
+	start := func(stream uint64, torment func(context.Context, *rand.Rand) error) {
+		all.Go(func() {
+			rng := rand.New(rand.NewPCG(o.Seed, stream))
+			for ctx.Err() == nil {
+				if err := torment(ctx, rng); err != nil {
+					s.failed(err)
+					return
+				}
+			}
+		})
+	}
+	start(1, func(ctx context.Context, rng *rand.Rand) error { return s.hurtReplica(ctx, rng, s.replicas[0], &kills) })
+	start(2, func(ctx context.Context, rng *rand.Rand) error { return s.hurtReplica(ctx, rng, s.replicas[1], &kills) })
+	start(3, s.hurtHub)
+	start(4, s.hurtBroker)
+	start(5, s.hurtLines)
+	start(6, s.sample)
+
+	until := time.Now().Add(o.Duration)
+	for ctx.Err() == nil && (time.Now().Before(until) || int(kills.Load()) < o.Kills) {
+		pause(ctx, 100*time.Millisecond)
+		if len(s.errs) > 0 {
+			break
+		}
+	}
+	stop()
+	all.Wait()
+	return nil
+}
+
+// fault does something and writes down from when until when.
+func (s *site) fault(kind string, do func() error) error {
+	f := ledger.Fault{Kind: kind, At: time.Now()}
+	err := do()
+	f.Until = time.Now()
+	if logErr := s.faults.Add(f); err == nil {
+		err = logErr
+	}
+	return err
+}
+
+// between returns a time from a range, most often a short one.
+func between(rng *rand.Rand, low, high time.Duration) time.Duration {
+	return low + time.Duration(float64(high-low)*rng.Float64()*rng.Float64())
+}
+
+func (s *site) hurtReplica(ctx context.Context, rng *rand.Rand, p *process, kills *atomic.Int64) error {
+	if !pause(ctx, between(rng, 50*time.Millisecond, 3*time.Second)) {
+		return nil
+	}
+	if p.hasEnded() {
+		return fmt.Errorf("%s ended by itself; see %s", p.name, p.log)
+	}
+	switch what := rng.IntN(10); {
+	case what < 7:
+		kills.Add(1)
+		return s.fault("satellite kill -9", func() error {
+			p.signal(syscall.SIGKILL)
+			p.wait(time.Minute)
+			return p.start()
+		})
+	case what < 9:
+		return s.fault("satellite SIGTERM", func() error {
+			p.signal(syscall.SIGTERM)
+			if !p.wait(30 * time.Second) {
+				return fmt.Errorf("%s did not end within 30 s of SIGTERM; see %s", p.name, p.log)
+			}
+			return p.start()
+		})
+	default:
+		return s.fault("satellite SIGSTOP", func() error {
+			p.signal(syscall.SIGSTOP)
+			pause(ctx, between(rng, 100*time.Millisecond, 5*time.Second))
+			p.signal(syscall.SIGCONT)
+			return nil
+		})
+	}
+}
+
+func (s *site) hurtHub(ctx context.Context, rng *rand.Rand) error {
+	if !pause(ctx, between(rng, time.Second, 20*time.Second)) {
+		return nil
+	}
+	return s.fault("hub kill -9", func() error {
+		s.hub.signal(syscall.SIGKILL)
+		s.hub.wait(time.Minute)
+		pause(ctx, between(rng, 0, time.Second))
+		return s.hub.start()
+	})
+}
+
+func (s *site) hurtBroker(ctx context.Context, rng *rand.Rand) error {
+	if !pause(ctx, between(rng, 10*time.Second, 40*time.Second)) {
+		return nil
+	}
+	return s.fault("broker kill -9", func() error {
+		s.rabbit.Kill()
+		return s.rabbit.Start(context.WithoutCancel(ctx))
+	})
+}
+
+func (s *site) hurtLines(ctx context.Context, rng *rand.Rand) error {
+	if !pause(ctx, between(rng, 200*time.Millisecond, 4*time.Second)) {
+		return nil
+	}
+	silence := between(rng, 100*time.Millisecond, 14*time.Second)
+	switch rng.IntN(3) {
+	case 0:
+		return s.fault("partition: line silent", func() error { s.line.mute(silence); return nil })
+	case 1:
+		return s.fault("partition: tunnel silent", func() error { s.tunnel.mute(silence); return nil })
+	default:
+		return s.fault("partition: line cut", func() error { s.line.cut(); return nil })
+	}
+}
+
+func (s *site) sample(ctx context.Context, _ *rand.Rand) error {
+	pause(ctx, time.Second)
+	for _, p := range append([]*process{s.hub}, s.replicas[:]...) {
+		if err := s.faults.Add(p.sample()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rest waits until every job has its result, then stops the satellites in good
+// order and looks whether anything is left.
+func (s *site) rest(ctx context.Context, o Options) error {
+	_, _ = fmt.Fprintf(o.Out, "faults over; waiting for rest\n")
+	limit := time.Now().Add(restLimit)
+	for s.core.waiting() > 0 && time.Now().Before(limit) && pause(ctx, 100*time.Millisecond) {
+		continue
+	}
+	for _, p := range s.replicas {
+		p.signal(syscall.SIGTERM)
+	}
+	for _, p := range s.replicas {
+		if !p.wait(30 * time.Second) {
+			return fmt.Errorf("%s did not end within 30 s of SIGTERM; see %s", p.name, p.log)
+		}
+	}
+	pause(ctx, time.Second) // the collector takes what came last
+	return s.leftovers()
+}
+
+// leftovers makes an error of messages that are still in a queue: with them
+// the ledger would be judged too early.
+func (s *site) leftovers() error {
+	conn, err := amqp.Dial(s.core.dsn)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.CloseDeadline(time.Now().Add(time.Second)) }()
+	channel, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	queue, err := channel.QueueDeclarePassive(jobQueue, true, false, false, false, nil)
+	if err == nil && queue.Messages > 0 {
+		err = fmt.Errorf("%d jobs are still in the queue after %s of rest", queue.Messages, restLimit)
+	}
+	return err
+}
+
+func (s *site) judge() (ledger.Report, error) {
+	l, err := ledger.Read(s.path("ledger"))
+	if err != nil {
+		return ledger.Report{}, err
+	}
+	report := l.Check(limits())
+	for _, dir := range []string{"state", "out", "hub", "ledger"} {
+		leaks, err := ledger.FindSecrets(s.path(dir), []string{community})
+		if err != nil {
+			return report, err
+		}
+		report.Violations = append(report.Violations, leaks...)
+	}
+	return report, nil
+}
+
+// pause waits; false: the context ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

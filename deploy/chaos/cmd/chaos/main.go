@@ -1,0 +1,86 @@
+// Chaos kills and separates the parts of a small installation at random, under
+// load, and says whether a job was lost or a write was run twice.
+//
+//	chaos -binary bin/satellite -seed 1 -duration 60s
+//
+// Exit status: 0 no violation, 1 violations, 2 the run proves nothing.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"usm-satellite/deploy/chaos"
+	"usm-satellite/deploy/chaos/ledger"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, out io.Writer) int {
+	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
+	flags.SetOutput(out)
+	binary := flags.String("binary", "bin/satellite", "the satellite")
+	seed := flags.Uint64("seed", 0, "of the random choices; 0: a fresh one")
+	duration := flags.Duration("duration", 45*time.Second, "of the faults")
+	kills := flags.Int("kills", 0, "go on until so many satellites were killed")
+	keep := flags.Bool("keep", false, "keep the files of the run")
+	if flags.Parse(args) != nil {
+		return 2
+	}
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	dir, err := os.MkdirTemp("", "chaos-")
+	if err != nil {
+		_, _ = fmt.Fprintln(out, err)
+		return 2
+	}
+	path, _ := filepath.Abs(*binary)
+	_, _ = fmt.Fprintf(out, "chaos: seed %d, files in %s\n", *seed, dir)
+	report, err := chaos.Run(ctx, chaos.Options{Binary: path, Dir: dir, Seed: *seed, Duration: *duration, Kills: *kills, Out: out})
+	if err == nil {
+		show(out, report)
+	}
+	switch {
+	case err != nil:
+		_, _ = fmt.Fprintf(out, "chaos: the run with seed %d proves nothing: %v\n", *seed, err)
+		return 2
+	case len(report.Violations) > 0:
+		_, _ = fmt.Fprintf(out, "chaos: %d promises broken; seed %d, files in %s\n", len(report.Violations), *seed, dir)
+		return 1
+	case !*keep:
+		_ = os.RemoveAll(dir)
+	}
+	_, _ = fmt.Fprintln(out, "chaos: every promise kept")
+	return 0
+}
+
+func show(out io.Writer, r ledger.Report) {
+	_, _ = fmt.Fprintf(out, "%6d jobs, %d of them writes, %d of these run\n", r.Jobs, r.Writes, r.Runs)
+	for _, status := range slices.Sorted(maps.Keys(r.Statuses)) {
+		_, _ = fmt.Fprintf(out, "%6d results: %s\n", r.Statuses[status], status)
+	}
+	_, _ = fmt.Fprintf(out, "%6d results came again, %d reads came out otherwise when run again, %d jobs expired in the queue, %d on their return to it\n",
+		r.Duplicates, r.Restated, r.Expired, r.Dropped)
+	for _, kind := range slices.Sorted(maps.Keys(r.Faults)) {
+		_, _ = fmt.Fprintf(out, "%6d faults: %s\n", r.Faults[kind], kind)
+	}
+	for _, v := range r.Violations[:min(len(r.Violations), 50)] {
+		_, _ = fmt.Fprintln(out, "BROKEN", v)
+	}
+}

@@ -1,0 +1,237 @@
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"usm-satellite/deploy/chaos/ledger"
+)
+
+const (
+	jobQueue    = "usm_poller-sat-7"
+	resultQueue = "chaos.results"
+	jobTimeout  = 4 * time.Second
+	community   = "chaos/canary+of the community" // must show up nowhere
+	trapAddress = "127.0.0.2"                     // not in the satellites' policy
+)
+
+// core publishes jobs until each is confirmed, and collects the results.
+// It is no Core of the product: the two would share their mistakes.
+type core struct {
+	dsn                string
+	devicePort         int
+	published, results *ledger.Log
+	failed             func(error)
+
+	mu      sync.Mutex
+	next    int                 // number of the next job. Guarded by mu
+	rng     *rand.Rand          // guarded by mu
+	pending map[string]jobState // without result. Guarded by mu
+}
+
+type jobState struct{ expires time.Time }
+
+// make makes the next job: its entry in the ledger, and its message.
+func (c *core) make() (ledger.Published, amqp.Publishing) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.next++
+	n := strconv.Itoa(c.next)
+	p := ledger.Published{Job: "job-" + n, Write: c.rng.IntN(10) < 7, Sequence: c.next}
+	job := map[string]any{
+		"schema": 1, "job_id": p.Job, "timeout_ms": jobTimeout.Milliseconds(),
+		"credentials": []any{map[string]any{"snmp": map[string]any{"version": "2c", "community": community}}},
+	}
+	target := map[string]any{"address": "127.0.0.1", "port": c.devicePort, "device_id": "device-" + strconv.Itoa(c.rng.IntN(100))}
+	m := amqp.Publishing{
+		ContentType: "application/json", DeliveryMode: amqp.Persistent, Type: "job",
+		MessageId: p.Job, CorrelationId: p.Job, ReplyTo: resultQueue, Timestamp: time.Now(),
+	}
+	if p.Write {
+		p.Nonce = "w" + n
+		job["action"], job["params"] = "snmp.set", map[string]any{"varbinds": []any{
+			map[string]any{"oid": writeRoot + "." + n, "type": "OctetString", "value": p.Nonce},
+		}}
+	} else {
+		p.Nonce = "r" + n
+		job["action"], job["params"] = "snmp.get", map[string]any{"oids": []any{readRoot + "." + n}}
+	}
+	switch limit := time.Duration(500+c.rng.IntN(3000)) * time.Millisecond; c.rng.IntN(20) {
+	case 0:
+		p.Deadline = time.Now().Add(limit)
+		job["deadline"] = p.Deadline.UTC().Format("2006-01-02T15:04:05.000Z07:00")
+	case 1:
+		p.Expires = time.Now().Add(limit)
+		m.Expiration = strconv.FormatInt(limit.Milliseconds(), 10)
+	case 2:
+		p.Refused = true
+		target["address"] = trapAddress
+	}
+	job["target"] = target
+	m.Body, _ = json.Marshal(job) // maps of plain values
+	c.pending[p.Job] = jobState{p.Expires}
+	return p, m
+}
+
+// publish makes and publishes jobs at a rate until ctx ends. A job that was
+// begun is published to the end, on as many connections as it takes.
+func (c *core) publish(ctx context.Context, every time.Duration) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	var link publisher
+	defer func() { link.close() }()
+	for ctx.Err() == nil {
+		p, m := c.make()
+		for !link.send(c.dsn, m) {
+			time.Sleep(200 * time.Millisecond)
+		}
+		p.At = time.Now()
+		if err := c.published.Add(p); err != nil {
+			c.failed(err)
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// publisher is a connection that is made anew after any trouble.
+type publisher struct {
+	conn    *amqp.Connection
+	channel *amqp.Channel
+}
+
+func (p *publisher) open(dsn string) error {
+	conn, err := amqp.DialConfig(dsn, amqp.Config{Heartbeat: 10 * time.Second, Dial: amqp.DefaultDial(5 * time.Second)})
+	if err != nil {
+		return err
+	}
+	if p.channel, err = conn.Channel(); err == nil {
+		err = p.channel.Confirm(false)
+	}
+	p.conn = conn
+	return err
+}
+
+func (p *publisher) close() {
+	if p.conn != nil {
+		_ = p.conn.CloseDeadline(time.Now().Add(time.Second))
+	}
+	p.conn = nil
+}
+
+// send returns true once the broker has confirmed the message.
+func (p *publisher) send(dsn string, m amqp.Publishing) bool {
+	if p.conn == nil && p.open(dsn) != nil {
+		p.close()
+		return false
+	}
+	confirm, err := p.channel.PublishWithDeferredConfirm("", jobQueue, true, false, m)
+	if err == nil {
+		deadline := time.NewTimer(15 * time.Second)
+		defer deadline.Stop()
+		select {
+		case <-confirm.Done():
+			if confirm.Acked() {
+				return true
+			}
+		case <-deadline.C:
+		}
+	}
+	p.close()
+	return false
+}
+
+// collect writes down results until ctx ends, on as many connections as it takes.
+func (c *core) collect(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := c.collectOnce(ctx); err != nil && ctx.Err() == nil {
+			time.Sleep(200 * time.Millisecond)
+		}
+	}
+}
+
+var errEnded = errors.New("the connection ended")
+
+func (c *core) collectOnce(ctx context.Context) error {
+	conn, err := amqp.DialConfig(c.dsn, amqp.Config{Heartbeat: 10 * time.Second, Dial: amqp.DefaultDial(5 * time.Second)})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.CloseDeadline(time.Now().Add(time.Second)) }()
+	channel, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	if err := channel.Qos(100, 0, false); err != nil {
+		return err
+	}
+	deliveries, err := channel.Consume(resultQueue, "", false, false, false, false, nil)
+	if err != nil {
+		return err
+	}
+	for {
+		select {
+		case d, ok := <-deliveries:
+			if !ok {
+				return errEnded
+			}
+			if err := c.receive(d); err != nil {
+				c.failed(err)
+				return err
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (c *core) receive(d amqp.Delivery) error {
+	var body struct {
+		JobID  string `json:"job_id"`
+		Status string
+		Data   struct {
+			Varbinds []struct{ Value any }
+		}
+	}
+	if err := json.Unmarshal(d.Body, &body); err != nil {
+		return fmt.Errorf("a result that is not JSON: %w", err)
+	}
+	r := ledger.Result{At: time.Now(), Job: body.JobID, Status: body.Status}
+	if body.JobID != d.CorrelationId {
+		r.Job = body.JobID + " answered as " + d.CorrelationId
+	}
+	if body.Status == "ok" && len(body.Data.Varbinds) == 1 {
+		r.Nonce = fmt.Sprint(body.Data.Varbinds[0].Value)
+	}
+	if err := c.results.Add(r); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	delete(c.pending, r.Job)
+	c.mu.Unlock()
+	return d.Ack(false)
+}
+
+// waiting counts the jobs that a result must still come for.
+func (c *core) waiting() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, state := range c.pending {
+		if state.expires.IsZero() || time.Since(state.expires) < 10*time.Second {
+			n++
+		}
+	}
+	return n
+}

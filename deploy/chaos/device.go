@@ -1,0 +1,89 @@
+package chaos
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gosnmp/gosnmp"
+
+	"usm-satellite/deploy/chaos/ledger"
+)
+
+// The objects of the device. Below writeRoot a Set leaves a nonce; below
+// readRoot each instance has a nonce to read.
+const (
+	writeRoot = "1.3.6.1.4.1.55555.1"
+	readRoot  = "1.3.6.1.4.1.55555.2"
+)
+
+// device is an SNMPv2c agent that writes down each request before it answers.
+type device struct {
+	conn      net.PacketConn
+	forbidden bool
+	log       *ledger.Log
+	faults    *ledger.Log
+	failed    func(error)
+	handlers  sync.WaitGroup
+
+	mu  sync.Mutex
+	rng *rand.Rand // guarded by mu
+}
+
+func (d *device) serve() {
+	buffer := make([]byte, 64<<10)
+	for {
+		n, from, err := d.conn.ReadFrom(buffer)
+		if err != nil {
+			d.handlers.Wait()
+			return // closed
+		}
+		request := append([]byte(nil), buffer[:n]...)
+		d.handlers.Go(func() {
+			if err := d.answer(request, from); err != nil {
+				d.failed(fmt.Errorf("the device: %w", err))
+			}
+		})
+	}
+}
+
+func (d *device) answer(request []byte, from net.Addr) error {
+	packet, err := (&gosnmp.GoSNMP{}).SnmpDecodePacket(request)
+	if err != nil || len(packet.Variables) != 1 {
+		return fmt.Errorf("a request of %d bytes that no job makes (%w)", len(request), err)
+	}
+	pdu := &packet.Variables[0]
+	entry := ledger.Device{At: time.Now(), Write: packet.PDUType == gosnmp.SetRequest, Forbidden: d.forbidden}
+	if entry.Write {
+		value, _ := pdu.Value.([]byte)
+		entry.Nonce = string(value)
+	} else {
+		entry.Nonce = "r" + strings.TrimPrefix(strings.TrimPrefix(pdu.Name, "."), readRoot+".")
+	}
+	if err := d.log.Add(entry); err != nil {
+		return err
+	}
+	delay, lost := d.fate()
+	if lost {
+		return d.faults.Add(ledger.Fault{At: entry.At, Until: entry.At.Add(jobTimeout), Kind: "reply lost"})
+	}
+	time.Sleep(delay)
+	pdu.Type, pdu.Value = gosnmp.OctetString, entry.Nonce
+	packet.PDUType = gosnmp.GetResponse
+	reply, err := packet.MarshalMsg()
+	if err != nil {
+		return err
+	}
+	_, _ = d.conn.WriteTo(reply, from) // who asked may be dead
+	return nil
+}
+
+// fate decides how long the device thinks, and whether its reply gets lost.
+func (d *device) fate() (delay time.Duration, lost bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return time.Duration(d.rng.IntN(40)) * time.Millisecond, d.rng.IntN(200) == 0
+}

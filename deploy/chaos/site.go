@@ -1,0 +1,205 @@
+package chaos
+
+import (
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	mathrand "math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"usm-satellite/deploy/chaos/ledger"
+	"usm-satellite/deploy/lab"
+)
+
+// site is all that takes part in a run.
+type site struct {
+	dir      string
+	rabbit   *lab.Rabbit
+	line     *tcpProxy // of the first replica, to the broker
+	tunnel   *udpProxy // of the second one, to the hub
+	hub      *process
+	replicas [2]*process
+	devices  []*device
+	core     *core
+
+	published, device, results, faults *ledger.Log
+
+	errs   chan error // the first error that makes the run worthless
+	closer []func()
+}
+
+func (s *site) failed(err error) {
+	select {
+	case s.errs <- err:
+	default:
+	}
+}
+
+func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *site) onEnd(f func()) { s.closer = append(s.closer, f) }
+
+func (s *site) end() {
+	for i := len(s.closer) - 1; i >= 0; i-- {
+		s.closer[i]()
+	}
+}
+
+// build starts everything.
+func (s *site) build(ctx context.Context, o Options) error {
+	for _, dir := range []string{"state", "hub", "out", "ledger", "rabbit"} {
+		if err := os.MkdirAll(s.path(dir), 0o700); err != nil {
+			return err
+		}
+	}
+	for _, step := range []func(context.Context, Options) error{s.openLogs, s.startBroker, s.startDevices, s.startLines, s.startHub, s.startReplicas} {
+		if err := step(ctx, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *site) openLogs(context.Context, Options) (err error) {
+	for name, log := range map[string]**ledger.Log{
+		ledger.PublishedLog: &s.published, ledger.DeviceLog: &s.device,
+		ledger.ResultsLog: &s.results, ledger.FaultsLog: &s.faults,
+	} {
+		if *log, err = ledger.OpenLog(s.path("ledger"), name); err != nil {
+			return err
+		}
+		s.onEnd(func() { _ = (*log).Close() })
+	}
+	return nil
+}
+
+func (s *site) startBroker(ctx context.Context, _ Options) (err error) {
+	if s.rabbit, err = lab.StartRabbit(ctx, lab.RabbitConfig{Dir: s.path("rabbit")}); err != nil {
+		return err
+	}
+	s.onEnd(func() { _ = s.rabbit.Close() })
+	for _, queue := range []string{jobQueue, resultQueue} {
+		if err := s.rabbit.DeclareQueue(ctx, "/", queue, "quorum"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *site) startDevices(_ context.Context, o Options) error {
+	port := lab.Port()
+	for i, address := range []string{"127.0.0.1", trapAddress} {
+		conn, err := net.ListenPacket("udp", net.JoinHostPort(address, strconv.Itoa(port)))
+		if err != nil {
+			return err
+		}
+		d := &device{
+			conn: conn, forbidden: address == trapAddress, log: s.device, faults: s.faults, failed: s.failed,
+			rng: mathrand.New(mathrand.NewPCG(o.Seed, uint64(100+i))),
+		}
+		s.devices = append(s.devices, d)
+		done := make(chan struct{})
+		go func() { // ends with its connection
+			defer close(done)
+			d.serve()
+		}()
+		s.onEnd(func() {
+			_ = conn.Close()
+			<-done
+		})
+	}
+	s.core = &core{
+		dsn: s.rabbit.DSN("/"), devicePort: port, published: s.published, results: s.results, failed: s.failed,
+		rng: mathrand.New(mathrand.NewPCG(o.Seed, 200)), pending: map[string]jobState{},
+	}
+	return nil
+}
+
+func (s *site) startLines(context.Context, Options) error {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	s.line = &tcpProxy{listener: listener, target: net.JoinHostPort("127.0.0.1", strconv.Itoa(s.rabbit.Port)), conns: map[net.Conn]bool{}}
+	go s.line.serve() // ends with its listener
+	s.onEnd(func() {
+		_ = listener.Close()
+		s.line.cut()
+	})
+	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return err
+	}
+	s.tunnel = &udpProxy{conn: conn, target: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: lab.Port()}, flows: map[string]*net.UDPConn{}}
+	go s.tunnel.serve() // ends with its connection
+	s.onEnd(func() { _ = conn.Close() })
+	return nil
+}
+
+// newKey makes a WireGuard key pair (Curve25519, in base64).
+func newKey() (private, public string, err error) {
+	key, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		return "", "", err
+	}
+	encode := base64.StdEncoding.EncodeToString
+	return encode(key.Bytes()), encode(key.PublicKey().Bytes()), nil
+}
+
+func (s *site) startHub(_ context.Context, o Options) error {
+	hubPrivate, hubPublic, err := newKey()
+	if err != nil {
+		return err
+	}
+	private, public, err := newKey()
+	if err != nil {
+		return err
+	}
+	peers := fmt.Sprintf("[Peer]\nPublicKey = %s\nAllowedIPs = 10.77.0.7/32\n", public)
+	if err := os.WriteFile(s.path("peers.conf"), []byte(peers), 0o600); err != nil {
+		return err
+	}
+	s.hub = &process{name: "the hub", binary: o.Binary, args: []string{"hub"}, log: s.path("out/hub.log"), env: []string{
+		"USM_HUB_LISTEN=" + s.tunnel.target.String(), "USM_HUB_PRIVATE_KEY=" + hubPrivate, "USM_HUB_ADDRESS=10.77.0.1",
+		"USM_HUB_PORT=5672", "USM_HUB_BROKER=" + s.line.target, "USM_HUB_PEERS_FILE=" + s.path("peers.conf"), "USM_STATE_DIR=" + s.path("hub"),
+	}}
+	s.replicas[1] = &process{name: "the replica behind the tunnel", env: []string{
+		fmt.Sprintf("US_AMQP_DSN=amqp://%s:%s@10.77.0.1:5672/", lab.RabbitUser, lab.RabbitPassword),
+		"USM_WG_PRIVATE_KEY=" + private, "USM_WG_ADDRESS=10.77.0.7/32", "USM_WG_PEER_PUBLIC_KEY=" + hubPublic,
+		"USM_WG_ENDPOINT=" + s.tunnel.conn.LocalAddr().String(), "USM_WG_ALLOWED_IPS=10.77.0.1/32",
+	}}
+	s.replicas[0] = &process{name: "the replica on a plain line", env: []string{
+		fmt.Sprintf("US_AMQP_DSN=amqp://%s:%s@%s/", lab.RabbitUser, lab.RabbitPassword, s.line.listener.Addr()),
+	}}
+	return s.run(s.hub)
+}
+
+func (s *site) startReplicas(_ context.Context, o Options) error {
+	for i, p := range s.replicas {
+		p.binary, p.args, p.log = o.Binary, []string{"run"}, s.path("out/replica-"+strconv.Itoa(i+1)+".log")
+		p.env = append(p.env, "USM_POLLER_SATELLITE_ID=7", "USM_STATE_DIR="+s.path("state"), "USM_ALLOW_TARGETS=127.0.0.1/32",
+			"USM_CONCURRENCY=16", "USM_DRAIN_TIMEOUT=10s", "USM_LOG_FORMAT=json")
+		if err := s.run(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run starts a process that is ended, if need be, with the site.
+func (s *site) run(p *process) error {
+	err := p.start()
+	if err == nil {
+		s.onEnd(func() {
+			p.signal(15)
+			p.wait(15 * time.Second)
+		})
+	}
+	return err
+}
