@@ -1,6 +1,7 @@
 package drivers
 
 import (
+	"context"
 	"encoding/json"
 	"net"
 	"net/netip"
@@ -49,6 +50,31 @@ func TestPing(t *testing.T) {
 		if fault != nil || data["received"] != 2.0 || data["loss_pct"] != 0.0 {
 			t.Errorf("%s: got %v, %v", address, data, fault)
 		}
+	}
+}
+
+func TestPingIsCancelled(t *testing.T) {
+	t.Parallel()
+	registry, closeAll := All(Options{Network: loopback()})
+	defer closeAll()
+	job, fault := jobs.Decode([]byte(`{"schema":1,"job_id":"a","action":"icmp.ping","target":{"address":"127.0.0.1"},"params":{"count":1000,"interval_ms":60000}}`))
+	if fault != nil {
+		t.Fatal(fault)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	var cancelled time.Time
+	timer := time.AfterFunc(200*time.Millisecond, func() {
+		cancelled = time.Now()
+		cancel(jobs.ErrCancelled)
+	})
+	defer timer.Stop()
+	out, err := registry["icmp.ping"].Driver.Run(ctx, job)
+	ended := time.Since(cancelled)
+	if fault := jobs.FaultOf(ctx, err); fault.Code != jobs.CodeCancelled || !out.Partial {
+		t.Errorf("got %v", fault)
+	}
+	if ended > returnLimit {
+		t.Errorf("returned %s after the job was cancelled", ended)
 	}
 }
 

@@ -70,7 +70,9 @@ func StartSNMPD(ctx context.Context, dir string, addresses ...string) (*SNMPD, e
 	if s.process, err = start(filepath.Join(dir, "snmpd.log"), env, path, "-f", "-C", "-c", conf, "-Lo", "-I", "-smux", "-p", filepath.Join(dir, "pid")); err != nil {
 		return nil, err
 	}
-	err = s.wait(ctx, "snmpd", func() error { return ask(ctx, net.JoinHostPort(addresses[0], strconv.Itoa(s.Port)), Community, 500*time.Millisecond) })
+	err = s.wait(ctx, "snmpd", func() error {
+		return ask(ctx, net.JoinHostPort(addresses[0], strconv.Itoa(s.Port)), Community, 500*time.Millisecond)
+	})
 	if err != nil {
 		s.kill()
 		return nil, err

@@ -143,17 +143,15 @@ func (s *session) get(oids []string) ([]Varbind, error) {
 	packet, err := s.ask(readRetries, func() (*gosnmp.SnmpPacket, error) { return s.Get(oids) })
 	if err != nil {
 		if silent(err) && s.heard && len(oids) > 1 && s.ctx.Err() == nil {
-			s.learn(func(d device) device { d.MaxOIDs = len(oids) / 2; return d })
 			return s.halves(oids)
 		}
 		return nil, s.fault(err)
 	}
 	switch {
 	case packet.Error == gosnmp.TooBig && len(oids) > 1:
-		s.learn(func(d device) device { d.MaxOIDs = len(oids) / 2; return d })
 		return s.halves(oids)
 	case packet.Error == gosnmp.NoSuchName && len(oids) > 1: // version 1 refuses all for the lack of one
-		return s.halves(oids)
+		return s.split(oids)
 	case packet.Error == gosnmp.NoSuchName:
 		return []Varbind{{OID: oids[0], Type: "NoSuchObject"}}, nil
 	case packet.Error != gosnmp.NoError:
@@ -176,7 +174,18 @@ func answersTo(oids []string, pdus []gosnmp.SnmpPDU) ([]Varbind, error) {
 	return vars, nil
 }
 
+// halves asks for less at a time, from now on.
 func (s *session) halves(oids []string) ([]Varbind, error) {
+	s.learn(func(d device) device {
+		if half := len(oids) / 2; d.MaxOIDs == 0 || half < d.MaxOIDs {
+			d.MaxOIDs = half
+		}
+		return d
+	})
+	return s.split(oids)
+}
+
+func (s *session) split(oids []string) ([]Varbind, error) {
 	first, err := s.get(oids[:len(oids)/2])
 	if err != nil {
 		return nil, err

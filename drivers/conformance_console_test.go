@@ -1,0 +1,44 @@
+package drivers
+
+import (
+	"testing"
+
+	"usm-satellite/deploy/lab"
+)
+
+func login(password string) string {
+	return `{"login":{"username":"` + lab.ConsoleUser + `","password":"` + password + `","enable_password":"` + lab.EnablePassword + `"}}`
+}
+
+func consoleRows() []conformer {
+	sshd := func(t *testing.T, c lab.SSHDConfig, dir string) int {
+		t.Helper()
+		s, err := lab.StartSSHD(t.Context(), dir, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s.Port
+	}
+	device := startFunc{"switch behind sshd", func(t *testing.T) int {
+		dir := t.TempDir()
+		script, err := lab.WriteSwitch(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sshd(t, lab.SSHDConfig{Force: script}, dir)
+	}}
+	server := startFunc{"sshd", func(t *testing.T) int { return sshd(t, lab.SSHDConfig{}, t.TempDir()) }}
+	row := func(start startFunc, action, params, huge string) conformer {
+		return conformer{
+			action: action, params: params, huge: huge, start: start, network: "tcp", login: login(lab.ConsolePassword), wrong: login(canary),
+			dropFrom: 2000, // somewhere in the login
+		}
+	}
+	return []conformer{
+		row(device, "cli.run", `{"platform":"cisco_ios","commands":["show version"]}`, ""),
+		row(device, "cli.configure", `{"platform":"cisco_ios","commands":["hostname conformance"]}`, ""),
+		row(device, "config.backup", `{"platform":"cisco_ios"}`, ""),
+		row(server, "ssh.exec", `{"command":"echo conformance"}`, `{"command":"head -c 3000000 /dev/zero | tr '\\0' x"}`),
+	}
+}
