@@ -24,9 +24,10 @@ type Options struct {
 	Policy      *Policy
 	Journal     *Journal // nil: writes are refused
 	Outbox      Outbox
-	Kick        func() // called after a result went into the Outbox; may be nil
-	Concurrency int    // jobs that run at a time; 0: DefaultConcurrency
-	MaxAttempts int    // 0: DefaultMaxAttempts
+	Full        func() bool // the Outbox takes no more results of writes; nil: never
+	Kick        func()      // called after a result went into the Outbox; may be nil
+	Concurrency int         // jobs that run at a time; 0: DefaultConcurrency
+	MaxAttempts int         // 0: DefaultMaxAttempts
 	Logger      *slog.Logger
 }
 
@@ -60,6 +61,9 @@ func NewDispatcher(o Options) *Dispatcher {
 	}
 	if o.Kick == nil {
 		o.Kick = func() {}
+	}
+	if o.Full == nil {
+		o.Full = func() bool { return false }
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

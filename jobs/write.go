@@ -17,6 +17,9 @@ func (t *task) write() (*Result, error) {
 		return t.fail(Faultf(CodeJournalUnavailable, StageQueue,
 			"writes are refused: the satellite has no working journal; give it a state directory (USM_STATE_DIR) that it can write to")), nil
 	}
+	if t.d.Full() {
+		return t.fail(Faultf(CodeBusy, StageQueue, "the write was not run: too many results wait for the broker (the spool is full); try again later")), nil
+	}
 	if fault := t.bornAfter(); fault != nil {
 		return t.fail(fault), nil
 	}

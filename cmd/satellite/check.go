@@ -98,7 +98,7 @@ func (d *doctor) examine(ctx context.Context, a app) {
 		var err error
 		s := d.settings
 		s.StateDir = "" // no lock and no memory: a running satellite has them
-		t, err = openTransport(ctx, s, quiet)
+		t, err = openTransport(ctx, s, a.env, quiet)
 		if err != nil {
 			return "", err
 		}

@@ -25,8 +25,8 @@ import (
 // The tests of this package run the real binary against a real broker and real
 // equipment software.
 var (
-	rabbit *lab.Rabbit
-	binary string // path of the satellite under test
+	rabbit  *lab.Rabbit
+	program string // path of the satellite under test
 )
 
 const (
@@ -43,8 +43,8 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	binary = filepath.Join(dir, "satellite")
-	if out, err := exec.Command("go", "build", "-race", "-o", binary, ".").CombinedOutput(); err != nil {
+	program = filepath.Join(dir, "satellite")
+	if out, err := exec.Command("go", "build", "-race", "-o", program, ".").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 		return 1
 	}
@@ -109,7 +109,7 @@ func (o *output) String() string {
 // start runs the binary with nothing but these settings in its environment.
 func start(t *testing.T, args []string, env map[string]string) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(binary, args...), out: &output{}, done: make(chan struct{})}
+	p := &process{cmd: exec.Command(program, args...), out: &output{}, done: make(chan struct{})}
 	p.cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	for k, v := range env {
 		p.cmd.Env = append(p.cmd.Env, k+"="+v)
@@ -307,7 +307,7 @@ func command(t *testing.T, args []string, env map[string]string) (output string,
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	for k, v := range env {
 		cmd.Env = append(cmd.Env, k+"="+v)

@@ -316,3 +316,20 @@ func TestMetadataComesBack(t *testing.T) {
 		t.Errorf("got %s", r.Metadata)
 	}
 }
+
+// AMQPS goes through a proxy where there is one; the proxy never sees more
+// than TLS.
+func TestThroughProxies(t *testing.T) {
+	s, agent := newSite(t, rabbit), snmpd(t)
+	for _, kind := range []string{"http", "socks5"} {
+		address, used := proxyServer(t, kind)
+		dsn := strings.Replace(s.node.TLSDSN(s.vhost), "localhost", lab.OtherName, 1)
+		p := s.satellite("US_AMQP_DSN", dsn, "USM_AMQP_CA_FILE", rabbit.CAFile,
+			"ALL_PROXY", kind+"://user:"+canary+"@"+address, "NO_PROXY", "elsewhere.invalid", "USM_STATE_DIR", t.TempDir())
+		allOK(t, s.ask(s.core(broker.CoreOptions{}), kinds(kind+"-", agent.Port)), "amqps")
+		if used.Load() == 0 {
+			t.Errorf("the %s proxy was not used", kind)
+		}
+		p.stop(t)
+	}
+}

@@ -44,7 +44,7 @@ func runSatellite(ctx context.Context, a app) error {
 		log.Warn(w) //nolint:sloglint // made of a setting's name
 	}
 	limitMemory(a.env, log)
-	sat, err := openSatellite(ctx, s, log)
+	sat, err := openSatellite(ctx, s, a.env, log)
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func runSatellite(ctx context.Context, a app) error {
 	return sat.run(ctx)
 }
 
-func openSatellite(ctx context.Context, s settings, log *slog.Logger) (_ *satellite, err error) {
+func openSatellite(ctx context.Context, s settings, env map[string]string, log *slog.Logger) (_ *satellite, err error) {
 	sat := &satellite{settings: s, log: log, started: time.Now(), name: processName(s)}
 	defer func() {
 		if err != nil {
@@ -64,7 +64,7 @@ func openSatellite(ctx context.Context, s settings, log *slog.Logger) (_ *satell
 		return nil, err
 	}
 	sat.store = openStore(s.StateDir, log)
-	if sat.transport, err = openTransport(ctx, s, log); err != nil {
+	if sat.transport, err = openTransport(ctx, s, env, log); err != nil {
 		return nil, err
 	}
 	policy.Deny = sat.transport.denied()
@@ -79,7 +79,7 @@ func openSatellite(ctx context.Context, s settings, log *slog.Logger) (_ *satell
 	sat.dispatcher = jobs.NewDispatcher(jobs.Options{
 		Registry: registry, SatelliteID: s.SatelliteID, Replica: sat.name, Policy: policy,
 		Journal: sat.store.journal, Outbox: sat.store, Concurrency: s.Concurrency, Logger: log,
-		Kick: func() { sat.session.Kick() },
+		Full: sat.store.full, Kick: func() { sat.session.Kick() },
 	})
 	sat.session = broker.NewSession(broker.Options{
 		Routes: sat.transport.routes, Queue: s.queue(), DeclareQueue: s.DeclareQueue,
@@ -105,9 +105,6 @@ func (sat *satellite) close() {
 	}
 	if sat.transport != nil {
 		sat.transport.close()
-	}
-	if sat.store != nil {
-		sat.store.close()
 	}
 }
 

@@ -48,7 +48,7 @@ func openStore(dir string, log *slog.Logger) *store {
 	return s
 }
 
-func (s *store) close() {}
+func (s *store) full() bool { return s.disk != nil && s.disk.Full() }
 
 const tidyEvery = 10 * time.Minute
 

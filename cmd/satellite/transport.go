@@ -44,7 +44,7 @@ func (s settings) hasTunnel() bool {
 // openTransport chooses the dial mode by what is set, as design: a tunnel
 // where there is a WireGuard setting, else directly; protected by TLS where
 // the DSN says amqps.
-func openTransport(ctx context.Context, s settings, log *slog.Logger) (_ *transport, err error) {
+func openTransport(ctx context.Context, s settings, env map[string]string, log *slog.Logger) (_ *transport, err error) {
 	dsn, err := broker.ParseDSN(s.DSN)
 	if err != nil {
 		return nil, usageError("US_AMQP_DSN %s", err)
@@ -55,7 +55,7 @@ func openTransport(ctx context.Context, s settings, log *slog.Logger) (_ *transp
 			t.close()
 		}
 	}()
-	first := broker.Route{Name: schemeName(dsn), DSN: dsn, Dial: (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext}
+	first := broker.Route{Name: schemeName(dsn), DSN: dsn}
 	if s.hasTunnel() {
 		if err := t.openTunnel(ctx, s, log); err != nil {
 			return nil, err
@@ -63,14 +63,14 @@ func openTransport(ctx context.Context, s settings, log *slog.Logger) (_ *transp
 		if first, err = t.tunnelRoute(s, dsn); err != nil {
 			return nil, err
 		}
-	} else if err := s.checkPlaintext(ctx, dsn); err != nil {
+	} else if first.Dial, err = s.directly(ctx, env, dsn); err != nil {
 		return nil, err
 	}
 	if first.TLS, err = s.tlsConfig(dsn); err != nil {
 		return nil, err
 	}
 	t.routes = []broker.Route{first}
-	return t, t.addFallback(s)
+	return t, t.addFallback(s, env)
 }
 
 func schemeName(dsn broker.DSN) string {
@@ -230,6 +230,14 @@ func (t *transport) tunnelRoute(s settings, dsn broker.DSN) (broker.Route, error
 	}, nil
 }
 
+// directly dials without a tunnel.
+func (s settings) directly(ctx context.Context, env map[string]string, dsn broker.DSN) (broker.DialFunc, error) {
+	if err := s.checkPlaintext(ctx, dsn); err != nil {
+		return nil, err
+	}
+	return proxied(env, dsn)
+}
+
 // checkPlaintext refuses what would send the password and the jobs in clear
 // over networks that nobody knows.
 func (s settings) checkPlaintext(ctx context.Context, dsn broker.DSN) error {
@@ -298,7 +306,7 @@ func publicRoots() *x509.CertPool {
 }
 
 // addFallback adds the direct AMQPS route.
-func (t *transport) addFallback(s settings) error {
+func (t *transport) addFallback(s settings, env map[string]string) error {
 	if s.FallbackDSN == "" {
 		return nil
 	}
@@ -315,7 +323,11 @@ func (t *transport) addFallback(s settings) error {
 	if err != nil {
 		return err
 	}
-	t.routes = append(t.routes, broker.Route{Name: "amqps", DSN: dsn, Dial: (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext, TLS: tlsConfig})
+	dial, err := proxied(env, dsn)
+	if err != nil {
+		return err
+	}
+	t.routes = append(t.routes, broker.Route{Name: "amqps", DSN: dsn, Dial: dial, TLS: tlsConfig})
 	return nil
 }
 

@@ -14,6 +14,10 @@ import (
 	"time"
 )
 
+// OtherName is a name that the certificates are for besides localhost. It
+// resolves to nothing.
+const OtherName = "broker.lab.invalid"
+
 // makeCertificates makes an authority (ca.pem), a server's certificate for
 // localhost and loopback (server.pem, server.key), and a client's (client.pem,
 // client.key), all of them good for this machine only and for a day.
@@ -55,7 +59,7 @@ func makeLeaf(dir, name string, ca *x509.Certificate, caKey *ecdsa.PrivateKey) e
 	leaf := certificate(name)
 	leaf.KeyUsage = x509.KeyUsageDigitalSignature
 	leaf.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	leaf.DNSNames = []string{"localhost"}
+	leaf.DNSNames = []string{"localhost", OtherName}
 	leaf.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
 	if err != nil {
