@@ -120,10 +120,11 @@ func (d *Driver) with(ctx context.Context, r *runner, work func(context.Context)
 	if fault := d.open(ctx, r); fault != nil {
 		return r.output(), fault
 	}
-	fault := work(ctx)
-	d.leave(r, fault == nil)
-	if fault != nil {
+	good := false
+	defer func() { d.leave(r, good) }() // also when work panics: the dispatcher goes on
+	if fault := work(ctx); fault != nil {
 		return r.output(), fault
 	}
+	good = true
 	return r.output(), nil
 }

@@ -149,11 +149,8 @@ func TestHostilePeersEndWithinTheLimit(t *testing.T) {
 
 func TestCancelledReturnsSoon(t *testing.T) {
 	t.Parallel()
-	for name, behave := range map[string]func(context.Context, net.Conn){"silence": silent, "endless": endless("line\r\n")} {
+	for name, behave := range map[string]func(context.Context, net.Conn){"silence": silent, "drip": drip("abc\r\n")} {
 		for jobName, params := range hostileJobs() {
-			if name == "endless" && !strings.HasSuffix(jobName, "telnet") {
-				continue // it is no SSH, which is told at once
-			}
 			t.Run(name+" "+jobName, func(t *testing.T) {
 				t.Parallel()
 				d := hostile(t, behave)
@@ -173,6 +170,36 @@ func TestCancelledReturnsSoon(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestCancelledInACommand cancels a job whose command has been running: what
+// became of it is not known, and the steps say so.
+func TestCancelledInACommand(t *testing.T) {
+	t.Parallel()
+	for _, command := range []string{"hang", "flood"} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			d := telnetSwitch(t)
+			ctx, cancel := context.WithCancelCause(t.Context())
+			stopped := make(chan time.Time, 1)
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for end := time.Now().Add(long); d.file("marks") == "" && time.Now().Before(end); {
+					time.Sleep(10 * time.Millisecond)
+				}
+				time.Sleep(100 * time.Millisecond)
+				stopped <- time.Now()
+				cancel(jobs.ErrCancelled)
+			})
+			got := d.doCtx(ctx, "cli.run", telnetParams("mark x", command))
+			t.Logf("returned after %v", time.Since(<-stopped))
+			wg.Wait()
+			got.failed(t, jobs.CodeCancelled, jobs.StageExecute)
+			if got.Steps[0].State != stateAcknowledged {
+				t.Errorf("got %+v", got.Steps)
+			}
+		})
 	}
 }
 

@@ -24,6 +24,7 @@ const (
 	maxTail     = 64 << 10  // of a line; a longer one is cut into several
 	maxMatch    = 1024      // of the end of the line, to be matched against patterns
 	maxReceived = 256 << 20 // of one command, kept or not
+	maxGreeting = 1 << 20   // before the first prompt
 )
 
 // What ends a wait.
@@ -238,7 +239,8 @@ func (s *session) next(ctx context.Context, timer *time.Timer) ([]byte, error) {
 func (s *session) take(chunk []byte, sink func(line []byte) error) error {
 	s.total += len(chunk)
 	s.last = time.Now()
-	if s.received += len(chunk); s.received > maxReceived {
+	s.received += len(chunk)
+	if s.received > maxReceived || s.prompt == "" && s.received > maxGreeting {
 		return errEndless
 	}
 	s.tail = append(s.tail, chunk...)
