@@ -57,6 +57,8 @@ func find(name string) (command, bool) {
 		return command{revokeHelp, revoke}, true
 	case "keygen":
 		return command{keygenHelp, keygen}, true
+	case "top":
+		return command{topHelp, top}, true
 	case "demo":
 		return command{demoHelp, demo}, true
 	case "version":
@@ -76,6 +78,7 @@ Commands:
   enroll    make keys, address, broker user and settings of a new satellite
   revoke    cut a satellite off
   keygen    make a WireGuard key that stays at the site
+  top       show the satellites live
   demo      show the whole path on this machine, with real parts
   version   print the version
 

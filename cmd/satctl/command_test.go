@@ -10,7 +10,7 @@ import (
 )
 
 func commands() []string {
-	return []string{"submit", "enroll", "revoke", "keygen", "demo", "version"}
+	return []string{"submit", "enroll", "revoke", "keygen", "top", "demo", "version"}
 }
 
 // inProcess runs a command line that ends before it touches anything.
@@ -57,6 +57,7 @@ func TestHelpNamesEveryOption(t *testing.T) {
 	for help, register := range map[string]func(*flag.FlagSet){
 		submitHelp: func(f *flag.FlagSet) { (&submitOptions{}).register(f, none) },
 		enrollHelp: func(f *flag.FlagSet) { (&enrollOptions{}).register(f, none) },
+		topHelp:    func(f *flag.FlagSet) { (&topOptions{}).register(f, none) },
 		demoHelp:   func(f *flag.FlagSet) { (&demoOptions{}).register(f, none) },
 		revokeHelp: func(f *flag.FlagSet) { (&revokeOptions{}).register(f, none) },
 	} {

@@ -42,21 +42,24 @@ func (c *connection) register(flags *flag.FlagSet, getenv func(string) string) {
 
 // open connects as a core.
 func (c *connection) open(ctx context.Context, getenv func(string) string) (*broker.Core, error) {
-	dsn, err := c.parseDSN(getenv)
+	options, err := c.coreOptions(getenv)
 	if err != nil {
 		return nil, err
 	}
-	config, err := c.tls()
-	if err != nil {
-		return nil, err
-	}
-	core, err := broker.OpenCore(ctx, broker.CoreOptions{
-		DSN: dsn, TLS: config, Name: "satctl", ResultsExchange: c.resultsExchange,
-	})
+	core, err := broker.OpenCore(ctx, options)
 	if err != nil {
 		return nil, brokerError(err)
 	}
 	return core, nil
+}
+
+func (c *connection) coreOptions(getenv func(string) string) (broker.CoreOptions, error) {
+	dsn, err := c.parseDSN(getenv)
+	if err != nil {
+		return broker.CoreOptions{}, err
+	}
+	config, err := c.tls()
+	return broker.CoreOptions{DSN: dsn, TLS: config, Name: "satctl", ResultsExchange: c.resultsExchange}, err
 }
 
 // parseDSN finds the DSN. No error of it quotes one.
