@@ -11,6 +11,7 @@ const (
 	flushWindow   = 64                     // results that are sent at a time
 	flushPause    = 100 * time.Millisecond // between windows: at most 640 a second, so that a returning fleet does not flood the broker
 	flushAgain    = 15 * time.Second       // for what could not be routed
+	parkFor       = 5 * time.Minute        // what no queue takes is tried again after that
 	flushDeadline = 30 * time.Second       // of one result
 )
 
@@ -20,7 +21,7 @@ func (s *Session) flush(ctx context.Context, l *link) error {
 	if s.Spool == nil {
 		return nil
 	}
-	skip := make(map[string]bool)
+	skip := s.parked.now()
 	for {
 		ids := s.nextWindow(skip)
 		if len(ids) == 0 {
@@ -62,6 +63,9 @@ func (s *Session) flushAll(ctx context.Context, l *link, ids []string, skip map[
 			continue
 		}
 		skip[ids[i]] = true
+		if errors.Is(err, errUnroutable) {
+			s.parked.add(ids[i])
+		}
 		if !errors.Is(err, errUnroutable) && !errors.Is(err, errKept) {
 			return err
 		}
@@ -84,6 +88,37 @@ func (s *Session) flushOne(ctx context.Context, l *link, id string) error {
 	}
 	done(err == nil)
 	return err
+}
+
+// parking remembers the results that no queue takes (their core is gone, most
+// likely), so that they are not sent over and over.
+type parking struct {
+	mu    sync.Mutex
+	until map[string]time.Time // guarded by mu
+}
+
+func (p *parking) add(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.until == nil {
+		p.until = make(map[string]time.Time)
+	}
+	p.until[id] = time.Now().Add(parkFor)
+}
+
+// now returns those that are not to be tried yet.
+func (p *parking) now() map[string]bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ids := make(map[string]bool)
+	for id, until := range p.until {
+		if time.Now().After(until) {
+			delete(p.until, id)
+			continue
+		}
+		ids[id] = true
+	}
+	return ids
 }
 
 // keepFlushing sends what comes into the spool while the link lives.

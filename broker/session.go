@@ -71,6 +71,7 @@ type Session struct {
 	endWork context.CancelFunc
 	old     sync.WaitGroup // links that are being drained
 
+	parked      parking
 	interrupted int // jobs, by the drain
 }
 

@@ -356,6 +356,26 @@ func (c *Claim) Release() error {
 	return os.Remove(c.j.path(c.key, ".claim"))
 }
 
+// lockDevice makes the writes of this process to a device exclude those of
+// others on the host. ErrHeld: another process writes to it now.
+func (j *Journal) lockDevice(device string) (unlock func(), err error) {
+	path := j.path(device, ".device")
+	for {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := lock(f); err != nil {
+			_ = f.Close()
+			return nil, err
+		}
+		if sameFile(f, path) {
+			return func() { _ = f.Close() }, nil
+		}
+		_ = f.Close() // swept away between the two steps
+	}
+}
+
 // Begin counts an attempt at a job on disk. It returns how many were begun
 // before and never ended; done must be called when this one ends.
 func (j *Journal) Begin(key string) (earlier int, done func(), err error) {

@@ -49,6 +49,7 @@ var (
 const (
 	defaultSpoolBytes = 256 << 20
 	defaultSpoolAge   = 24 * time.Hour
+	maxSpoolAge       = 7 * 24 * time.Hour // of results of writes: as long as the journal has them besides
 	spoolSuffix       = ".msg"
 	damagedSuffix     = ".damaged"
 	rescanAfter       = 2 * time.Second
@@ -298,7 +299,8 @@ func (s *Spool) Evicted() uint64 {
 	return s.evicted
 }
 
-// Sweep removes results of reads that are too old for anybody to want them.
+// Sweep removes results that are too old for anybody to want them: of reads
+// after MaxAge, of writes after a week.
 func (s *Spool) Sweep(now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -314,10 +316,13 @@ func (s *Spool) Sweep(now time.Time) error {
 			continue
 		}
 		m, size, err := s.read(name)
-		if err == nil && !m.Write && os.Remove(filepath.Join(s.Dir, name)) == nil {
+		if err != nil || m.Write && now.Sub(info.ModTime()) <= maxSpoolAge {
+			continue
+		}
+		if os.Remove(filepath.Join(s.Dir, name)) == nil {
 			s.evicted++
 			s.forget(name, size)
-			s.Logger.Warn("a result of a read was kept for too long and is dropped", "job_id", m.JobID)
+			s.Logger.Warn("a result was kept for too long and is dropped: no queue took it", "job_id", m.JobID, "write", m.Write)
 		}
 	}
 	return nil

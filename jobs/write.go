@@ -23,6 +23,14 @@ func (t *task) write() (*Result, error) {
 	if fault := t.bornAfter(); fault != nil {
 		return t.fail(fault), nil
 	}
+	var unlock func()
+	if err := t.patiently(func() (err error) {
+		unlock, err = t.d.Journal.lockDevice(t.job.Target.Device())
+		return err
+	}); err != nil {
+		return t.withoutClaim(err)
+	}
+	defer unlock()
 	claim, err := t.claim()
 	if claim == nil {
 		return t.withoutClaim(err)
@@ -39,6 +47,7 @@ func (t *task) write() (*Result, error) {
 		_ = claim.Release()
 		return t.fail(journalFault()), nil //nolint:nilerr // it is in the result
 	}
+	t.d.begun(t)
 	t.writing.Store(true)
 	out, err := t.drive()
 	var fault *Fault
@@ -115,20 +124,31 @@ const heldRetry = 200 * time.Millisecond
 // it: that one's answer is then found.
 func (t *task) claim() (*Claim, error) {
 	key := t.writeKey()
+	var claim *Claim
+	err := t.patiently(func() (err error) {
+		claim, err = t.d.Journal.Claim(key, t.job.ID)
+		return err
+	})
+	return claim, err
+}
+
+// patiently tries again for as long as another process has what is wanted and
+// the job may still be started.
+func (t *task) patiently(try func() error) error {
 	for {
-		claim, err := t.d.Journal.Claim(key, t.job.ID)
+		err := try()
 		if !errors.Is(err, ErrHeld) {
-			return claim, err
+			return err
 		}
 		timer := time.NewTimer(heldRetry)
 		select {
 		case <-timer.C:
 		case <-t.ctx.Done():
 			timer.Stop()
-			return nil, context.Cause(t.ctx)
+			return context.Cause(t.ctx)
 		}
 		if err := t.mayStart(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 }
@@ -172,19 +192,24 @@ func (d *Dispatcher) remember(t *task) {
 	}
 }
 
-// begin says whether a write was never begun before, and that it is now.
-func (d *Dispatcher) begin(t *task) (first bool) {
+// untouched says whether a write was never begun anywhere.
+func (d *Dispatcher) untouched(t *task) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	first = d.fresh[t.job.ID]
+	return d.fresh[t.job.ID]
+}
+
+// begun notes that a write is being run: from here on the journal knows it.
+func (d *Dispatcher) begun(t *task) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	delete(d.fresh, t.job.ID)
-	return first
 }
 
 // bornAfter finds writes that were claimed, perhaps, in a journal that is
 // gone: delivered before, and older than the journal.
 func (t *task) bornAfter() *Fault {
-	if t.d.begin(t) || !t.del.Redelivered || t.del.PublishedAt.IsZero() || !t.del.PublishedAt.Before(t.d.Journal.Born().Truncate(time.Second)) {
+	if t.d.untouched(t) || !t.del.Redelivered || t.del.PublishedAt.IsZero() || !t.del.PublishedAt.Before(t.d.Journal.Born().Truncate(time.Second)) {
 		return nil
 	}
 	return Faultf(CodeInterruptedWrite, StageExecute,
