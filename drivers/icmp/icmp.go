@@ -163,7 +163,7 @@ func (r *round) run(ctx context.Context) (jobs.Output, error) {
 // one sends a request and waits for its reply, at least for the interval.
 func (r *round) one(ctx context.Context, i int, wait time.Duration, last bool) error {
 	replies := make(chan echo, 1)
-	seq, err := r.s.expect(replies)
+	seq, err := r.s.expect(waiter{replies, r.addr})
 	if err != nil {
 		return jobs.Faultf(jobs.CodeBusy, jobs.StageExecute, "too many pings at a time")
 	}

@@ -26,15 +26,22 @@ type socket struct {
 	done chan struct{}
 
 	mu      sync.Mutex
-	seq     uint16                 // guarded by mu
-	waiting map[uint16]chan<- echo // guarded by mu
+	seq     uint16            // guarded by mu
+	waiting map[uint16]waiter // guarded by mu
+}
+
+// waiter is a request under way.
+type waiter struct {
+	replies chan<- echo
+	of      netip.Addr // nobody else's reply counts
 }
 
 // echo is a reply, or an error that a router sent in place of one.
 type echo struct {
-	at  time.Time
-	ttl int
-	err *jobs.Fault
+	from netip.Addr
+	at   time.Time
+	ttl  int
+	err  *jobs.Fault
 }
 
 // open opens an unprivileged datagram socket where the kernel lets this user,
@@ -50,7 +57,7 @@ func open(v6 bool) (*socket, error) {
 		if err != nil {
 			continue
 		}
-		s := &socket{conn: conn, raw: i == 1, v6: v6, id: os.Getpid() & 0xffff, done: make(chan struct{}), waiting: make(map[uint16]chan<- echo)}
+		s := &socket{conn: conn, raw: i == 1, v6: v6, id: os.Getpid() & 0xffff, done: make(chan struct{}), waiting: make(map[uint16]waiter)}
 		if v6 {
 			_ = conn.IPv6PacketConn().SetControlMessage(ipv6.FlagHopLimit, true)
 		} else {
@@ -69,13 +76,13 @@ func (s *socket) close() {
 }
 
 // expect takes a sequence number that nobody uses.
-func (s *socket) expect(replies chan<- echo) (uint16, error) {
+func (s *socket) expect(w waiter) (uint16, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for range 1 << 16 {
 		s.seq++
 		if _, taken := s.waiting[s.seq]; !taken {
-			s.waiting[s.seq] = replies
+			s.waiting[s.seq] = w
 			return s.seq, nil
 		}
 	}
@@ -116,30 +123,43 @@ func (s *socket) read() {
 	defer close(s.done)
 	buffer := make([]byte, 65536)
 	for {
-		n, ttl, err := s.readOne(buffer)
+		n, ttl, from, err := s.readOne(buffer)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
 			continue // an error of the network about one packet
 		}
-		s.handle(buffer[:n], echo{at: time.Now(), ttl: ttl})
+		s.handle(buffer[:n], echo{from: addrOf(from), at: time.Now(), ttl: ttl})
 	}
 }
 
-func (s *socket) readOne(buffer []byte) (n, ttl int, err error) {
+func (s *socket) readOne(buffer []byte) (n, ttl int, from net.Addr, err error) {
 	if s.v6 {
-		n, cm, _, err := s.conn.IPv6PacketConn().ReadFrom(buffer)
+		n, cm, from, err := s.conn.IPv6PacketConn().ReadFrom(buffer)
 		if cm != nil {
 			ttl = cm.HopLimit
 		}
-		return n, ttl, err
+		return n, ttl, from, err
 	}
-	n, cm, _, err := s.conn.IPv4PacketConn().ReadFrom(buffer)
+	n, cm, from, err := s.conn.IPv4PacketConn().ReadFrom(buffer)
 	if cm != nil {
 		ttl = cm.TTL
 	}
-	return n, ttl, err
+	return n, ttl, from, err
+}
+
+// addrOf returns the address of either kind of socket, without a zone.
+func addrOf(from net.Addr) netip.Addr {
+	var ip net.IP
+	switch a := from.(type) {
+	case *net.UDPAddr:
+		ip = a.IP
+	case *net.IPAddr:
+		ip = a.IP
+	}
+	addr, _ := netip.AddrFromSlice(ip)
+	return addr.Unmap()
 }
 
 func (s *socket) handle(packet []byte, e echo) {
@@ -189,10 +209,10 @@ func (s *socket) refused(quoted []byte, e echo) {
 func (s *socket) deliver(seq uint16, e echo) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	replies, ok := s.waiting[seq]
-	if !ok {
+	w, ok := s.waiting[seq]
+	if !ok || e.err == nil && e.from != w.of.WithZone("") {
 		return
 	}
 	delete(s.waiting, seq) // the first reply counts
-	replies <- e           // buffered for one
+	w.replies <- e         // buffered for one
 }

@@ -1,7 +1,8 @@
 package snmp
 
 import (
-	"math/rand/v2"
+	"crypto/rand"
+	"encoding/binary"
 	"time"
 
 	"github.com/gosnmp/gosnmp"
@@ -43,7 +44,9 @@ func (s *session) discover() error {
 
 // askEngine sends one discovery and waits for the report that answers it.
 func (s *session) askEngine(timeout time.Duration) (*gosnmp.UsmSecurityParameters, error) {
-	id := rand.Uint32N(1 << 31)
+	var random [4]byte
+	_, _ = rand.Read(random[:])                  // never fails
+	id := binary.BigEndian.Uint32(random[:]) / 2 // 31 bits (RFC 3412, section 6)
 	request, err := (&gosnmp.SnmpPacket{
 		Version: gosnmp.Version3, MsgFlags: gosnmp.Reportable, SecurityModel: gosnmp.UserSecurityModel,
 		SecurityParameters: &gosnmp.UsmSecurityParameters{}, PDUType: gosnmp.GetRequest, MsgID: id, RequestID: id,

@@ -24,9 +24,13 @@ type site struct {
 	cred     jobs.SNMPCredential
 }
 
+func loopbackOnly() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+}
+
 func newSite(t *testing.T, port int) *site {
 	t.Helper()
-	network := &jobs.Network{Policy: &jobs.Policy{Targets: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}}}
+	network := &jobs.Network{Policy: &jobs.Policy{Targets: loopbackOnly()}}
 	return &site{
 		t: t, registry: Actions(Options{Network: network}), address: "127.0.0.1", port: port,
 		cred: jobs.SNMPCredential{Version: "2c", Community: jobs.NewSecret(lab.Community)},

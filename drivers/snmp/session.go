@@ -72,7 +72,7 @@ func (d *driver) with(ctx context.Context, job *jobs.Job, cred jobs.SNMPCredenti
 		port = 161
 	}
 	client := &gosnmp.GoSNMP{
-		Target: addr.String(), Port: uint16(port), Transport: "udp", Context: ctx, Control: d.Network.Control, //nolint:gosec // a port of a checked job
+		Target: addr.String(), Port: uint16(port), Transport: "udp", Context: ctx, Control: d.Network.Control,
 		Timeout: firstTimeout, Retries: readRetries, ExponentialTimeout: true, MaxOids: libraryOIDs,
 	}
 	if fault := authenticate(client, cred); fault != nil {

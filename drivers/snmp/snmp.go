@@ -7,6 +7,7 @@ package snmp
 
 import (
 	"context"
+	"strconv"
 	"strings"
 
 	"usm-satellite/jobs"
@@ -83,6 +84,10 @@ func checkOID(field, oid string) (string, *jobs.Fault) {
 	clean := strings.TrimPrefix(oid, ".")
 	parts := strings.Split(clean, ".")
 	bad := len(parts) < 2 || len(parts) > 128 || len(parts[0]) != 1 || parts[0][0] > '2'
+	if !bad && parts[0] != "2" { // ITU and ISO have 40 arcs each
+		second, err := strconv.Atoi(parts[1])
+		bad = err != nil || second > 39
+	}
 	for _, part := range parts {
 		bad = bad || part == "" || len(part) > 10 || strings.Trim(part, "0123456789") != "" || len(part) == 10 && part > "4294967295"
 	}

@@ -11,7 +11,10 @@ import (
 	"usm-satellite/jobs"
 )
 
-const defaultRepetitions = 25
+const (
+	defaultRepetitions = 25
+	bulkRetries        = 1 // a smaller request is the better second retry
+)
 
 type walkParams struct {
 	Root           string   `json:"root"`
@@ -94,7 +97,7 @@ func newWalker(s *session, job *jobs.Job, repetitions int) *walker {
 		repetitions = defaultRepetitions
 	}
 	return &walker{
-		s: s, repetitions: uint32(min(repetitions, maxRepetitions)), maxRows: job.Limits.MaxRows, //nolint:gosec // checked
+		s: s, repetitions: uint32(max(1, min(repetitions, maxRepetitions))), maxRows: job.Limits.MaxRows,
 		maxBytes: min(job.Limits.ResultBytes(), maxWalkBytes),
 	}
 }
@@ -247,7 +250,7 @@ func (w *walker) alive() bool {
 	if w.s.heard {
 		return true
 	}
-	_, err := w.s.ask(readRetries, func() (*gosnmp.SnmpPacket, error) { return w.s.GetNext([]string{"1.3"}) })
+	_, err := w.s.ask(bulkRetries, func() (*gosnmp.SnmpPacket, error) { return w.s.GetNext([]string{"1.3"}) })
 	return err == nil
 }
 
@@ -267,11 +270,7 @@ func (w *walker) request(from string, n uint32) (*gosnmp.SnmpPacket, error) {
 	if n == 0 {
 		return w.s.ask(readRetries, func() (*gosnmp.SnmpPacket, error) { return w.s.GetNext([]string{from}) })
 	}
-	retries := readRetries
-	if w.s.heard {
-		retries = 1 // a smaller request is the better second retry
-	}
-	return w.s.ask(retries, func() (*gosnmp.SnmpPacket, error) { return w.s.GetBulk([]string{from}, 0, n) })
+	return w.s.ask(bulkRetries, func() (*gosnmp.SnmpPacket, error) { return w.s.GetBulk([]string{from}, 0, n) })
 }
 
 // below says whether oid is in the subtree of root.
