@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"syscall"
 	"time"
 
 	"usm-satellite/jobs"
@@ -139,6 +140,7 @@ func listenSocket(ctx context.Context, kind, stateDir string) (net.Listener, err
 			last = err
 			continue
 		}
+		removeDeadSockets(ctx, dir, kind)
 		path := filepath.Join(dir, fmt.Sprintf("%s-%d%s", kind, os.Getpid(), socketSuffix))
 		_ = os.Remove(path)
 		ln, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
@@ -148,6 +150,25 @@ func listenSocket(ctx context.Context, kind, stateDir string) (net.Listener, err
 		last = err
 	}
 	return nil, last
+}
+
+// removeDeadSockets removes what killed processes left. A young socket is left
+// alone: its process may be about to listen.
+func removeDeadSockets(ctx context.Context, dir, kind string) {
+	sockets, _ := filepath.Glob(filepath.Join(dir, kind+"-*"+socketSuffix))
+	for _, socket := range sockets {
+		info, err := os.Lstat(socket)
+		if err != nil || time.Since(info.ModTime()) < time.Minute {
+			continue
+		}
+		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", socket)
+		switch {
+		case err == nil:
+			_ = conn.Close()
+		case errors.Is(err, syscall.ECONNREFUSED):
+			_ = os.Remove(socket)
+		}
+	}
 }
 
 var errNobody = errors.New("no running satellite was found on this machine (for this user); is the service started?")

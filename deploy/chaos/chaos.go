@@ -65,7 +65,7 @@ func (s *site) load(ctx context.Context, o Options) error {
 	collectCtx, stopCollecting := context.WithCancel(ctx)
 	publishCtx, stopPublishing := context.WithCancel(ctx)
 	var publishing, collecting sync.WaitGroup
-	collecting.Go(func() { s.core.collect(collectCtx) })
+	collecting.Go(func() { s.core.collect(collectCtx, resultQueue) })
 	for range publishers {
 		publishing.Go(func() { s.core.publish(publishCtx, jobEvery) })
 	}
@@ -78,6 +78,10 @@ func (s *site) load(ctx context.Context, o Options) error {
 	if err := s.torment(ctx, o); err != nil {
 		return err
 	}
+	if err := s.rabbit.DeclareQueue(ctx, "/", lateQueue, "quorum"); err != nil {
+		return err
+	}
+	collecting.Go(func() { s.core.collect(collectCtx, lateQueue) })
 	pause(ctx, calm)
 	stopPublishing()
 	publishing.Wait()

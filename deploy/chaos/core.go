@@ -18,6 +18,7 @@ import (
 const (
 	jobQueue    = "usm_poller-sat-7"
 	resultQueue = "chaos.results"
+	lateQueue   = "chaos.results.late" // not there until the faults are over
 	jobTimeout  = 4 * time.Second
 	community   = "chaos/canary+of the community" // must show up nowhere
 	trapAddress = "127.0.0.2"                     // not in the satellites' policy
@@ -74,6 +75,8 @@ func (c *core) make() (ledger.Published, amqp.Publishing) {
 	case 2:
 		p.Refused = true
 		target["address"] = trapAddress
+	case 3:
+		m.ReplyTo = lateQueue
 	}
 	job["target"] = target
 	m.Body, _ = json.Marshal(job) // maps of plain values
@@ -153,9 +156,9 @@ func (p *publisher) send(dsn string, m amqp.Publishing) bool {
 }
 
 // collect writes down results until ctx ends, on as many connections as it takes.
-func (c *core) collect(ctx context.Context) {
+func (c *core) collect(ctx context.Context, queue string) {
 	for ctx.Err() == nil {
-		if err := c.collectOnce(ctx); err != nil && ctx.Err() == nil {
+		if err := c.collectOnce(ctx, queue); err != nil && ctx.Err() == nil {
 			time.Sleep(200 * time.Millisecond)
 		}
 	}
@@ -163,7 +166,7 @@ func (c *core) collect(ctx context.Context) {
 
 var errEnded = errors.New("the connection ended")
 
-func (c *core) collectOnce(ctx context.Context) error {
+func (c *core) collectOnce(ctx context.Context, queue string) error {
 	conn, err := amqp.DialConfig(c.dsn, amqp.Config{Heartbeat: 10 * time.Second, Dial: amqp.DefaultDial(5 * time.Second)})
 	if err != nil {
 		return err
@@ -176,7 +179,7 @@ func (c *core) collectOnce(ctx context.Context) error {
 	if err := channel.Qos(100, 0, false); err != nil {
 		return err
 	}
-	deliveries, err := channel.Consume(resultQueue, "", false, false, false, false, nil)
+	deliveries, err := channel.Consume(queue, "", false, false, false, false, nil)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -46,8 +47,8 @@ func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
 func (s *site) onEnd(f func()) { s.closer = append(s.closer, f) }
 
 func (s *site) end() {
-	for i := len(s.closer) - 1; i >= 0; i-- {
-		s.closer[i]()
+	for _, f := range slices.Backward(s.closer) {
+		f()
 	}
 }
 

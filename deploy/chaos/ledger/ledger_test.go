@@ -28,13 +28,16 @@ func sound() *Ledger {
 			{At: at(1), Job: "refused", Nonce: "n5", Write: true, Refused: true},
 		},
 		Device: []Device{
-			{At: at(2), Nonce: "n1"}, {At: at(4), Nonce: "n1"}, // a read may be run again
+			{At: at(2), Nonce: "n1"},
+			{At: at(4), Nonce: "n1"}, // a read may be run again
 			{At: at(3), Nonce: "n2", Write: true},
 			{At: at(20), Nonce: "n3", Write: true},
 		},
 		Results: []Result{
-			{At: at(3), Job: "read", Status: "ok", Nonce: "n1"}, {At: at(5), Job: "read", Status: "expired"},
-			{At: at(4), Job: "write", Status: "ok", Nonce: "n2"}, {At: at(5), Job: "write", Status: "ok", Nonce: "n2"},
+			{At: at(3), Job: "read", Status: "ok", Nonce: "n1"},
+			{At: at(5), Job: "read", Status: "expired"},
+			{At: at(4), Job: "write", Status: "ok", Nonce: "n2"},
+			{At: at(5), Job: "write", Status: "ok", Nonce: "n2"},
 			{At: at(22), Job: "unknown", Status: "indeterminate"},
 			{At: at(2), Job: "refused", Status: "denied"},
 		},
