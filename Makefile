@@ -1,7 +1,7 @@
 # The two commands for everybody: make demo and make test. Each installs what
 # it lacks, starts real services of its own on loopback, and ends them.
 
-.PHONY: all help deps lint build test demo compose chaos chaos-long fuzz bench clean
+.PHONY: all help deps lint build test demo compose chaos chaos-long mutants fuzz bench clean
 
 all: lint build test
 
@@ -26,10 +26,15 @@ demo: deps build ## jobs through the tunnel, on this machine; KEEP=1 keeps it ru
 compose: build ## the image and the compose files, with Docker
 	@.ci/compose
 
-chaos: deps build ## kills and partitions under load: no job lost, no write twice? (2 minutes)
+chaos: deps build ## kills and partitions under load: no job lost, no write twice? (3 minutes)
 	@go build -o bin/chaos ./deploy/chaos/cmd/chaos
 	@bin/chaos -seed 1 -duration 30s
 	@bin/chaos -duration 30s
+	@CGO_ENABLED=0 go build -tags failpoints -o bin/satellite-failpoints ./cmd/satellite
+	@bin/chaos -binary bin/satellite-failpoints -failpoints -duration 30s
+
+mutants: deps ## break the program in known ways: does the chaos run notice?
+	@go run ./deploy/chaos/cmd/mutants
 
 chaos-long: deps build ## the same until KILLS (default 10000) satellites were killed
 	@go build -o bin/chaos ./deploy/chaos/cmd/chaos

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"usm-satellite/jobs"
 )
 
 const (
@@ -86,6 +88,7 @@ func (s *Session) flushOne(ctx context.Context, l *link, id string) error {
 	if errors.Is(err, errUnroutable) {
 		s.state.unroutable()
 	}
+	jobs.Failpoint("flushed")
 	done(err == nil)
 	return err
 }

@@ -88,6 +88,7 @@ func (d *Dispatcher) Handle(ctx context.Context, del *Delivery) {
 	}
 	defer d.active.Done()
 	d.counts.received.Add(1)
+	Failpoint("received")
 	t := newTask(ctx, d, del)
 	defer t.cancel(nil)
 	t.handle()

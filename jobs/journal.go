@@ -254,6 +254,7 @@ func (j *Journal) create(key, jobID string) (*Claim, error) {
 	}
 	err = os.Link(f.Name(), j.path(key, ".claim"))
 	_ = os.Remove(f.Name())
+	Failpoint("claim linked")
 	if err == nil {
 		err = syncDir(j.Dir)
 	}
@@ -338,6 +339,7 @@ func (c *Claim) Finish(result []byte) (winner []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
+	Failpoint("result linked")
 	_ = os.Remove(c.j.path(c.key, ".claim"))
 	return winner, nil
 }

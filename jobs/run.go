@@ -23,10 +23,12 @@ func (t *task) start() (*Result, error) {
 		return t.fail(fault), nil
 	}
 	defer done()
+	Failpoint("counted")
 	if t.job.Class == Write {
 		return t.write()
 	}
 	out, err := t.drive()
+	Failpoint("read")
 	if errors.Is(context.Cause(t.ctx), ErrStopping) && err != nil {
 		return nil, ErrStopping // a read is run again by whoever gets it next
 	}
@@ -226,10 +228,13 @@ func (t *task) send(body []byte, write bool) {
 	m := t.message(body, write)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), publishTimeout)
 	defer cancel()
+	Failpoint("publishing")
 	err := t.del.Receipt.Publish(ctx, m)
 	if err == nil {
+		Failpoint("published")
 		t.d.counts.published.Add(1)
 		t.del.Receipt.Ack()
+		Failpoint("acknowledged")
 		return
 	}
 	t.d.Logger.DebugContext(ctx, "a result is kept until it can be sent", "job_id", t.job.ID, "cause", err)
@@ -242,6 +247,7 @@ func (t *task) send(body []byte, write bool) {
 		t.giveBack()
 		return
 	}
+	Failpoint("kept")
 	t.d.counts.spooled.Add(1)
 	t.del.Receipt.Ack()
 	t.d.Kick()

@@ -39,6 +39,7 @@ func (t *task) write() (*Result, error) {
 	if errors.As(err, &interrupted) {
 		return t.record(claim, t.fail(interruptedFault(interrupted)))
 	}
+	Failpoint("claimed")
 	if err := t.mayStart(); err != nil {
 		_ = claim.Release() // nothing was sent: the job may be run later
 		return nil, err
@@ -48,8 +49,10 @@ func (t *task) write() (*Result, error) {
 		return t.fail(journalFault()), nil //nolint:nilerr // it is in the result
 	}
 	t.d.begun(t)
+	Failpoint("sending")
 	t.writing.Store(true)
 	out, err := t.drive()
+	Failpoint("written")
 	var fault *Fault
 	if errors.Is(context.Cause(t.ctx), ErrStopping) && errors.As(err, &fault) && !fault.leavesWriteUnknown() {
 		_ = claim.Release() // stopped before the first byte left
@@ -225,6 +228,7 @@ func (t *task) record(claim *Claim, r *Result) (*Result, error) {
 		t.d.Logger.ErrorContext(t.ctx, "the end of a write cannot be recorded", "job_id", t.job.ID, "cause", err)
 		return r, nil
 	}
+	Failpoint("recorded")
 	t.d.counts.result(r.Status)
 	t.d.recent.put(t.job.ID, winner)
 	t.send(winner, true)

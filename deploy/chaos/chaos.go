@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -26,7 +27,12 @@ type Options struct {
 	Seed     uint64        // of every random choice but the timing of processes
 	Duration time.Duration // of the faults
 	Kills    int           // of satellites, at least: the faults go on until then
-	Out      io.Writer     // for progress
+
+	// Failpoints: the binary was built with the tag failpoints, and satellites
+	// end themselves at a random one of them, in place of any moment.
+	Failpoints bool
+
+	Out io.Writer // for progress
 }
 
 // limits are what the ledger allows. A machine that runs all of it on two
@@ -105,8 +111,14 @@ func (s *site) torment(ctx context.Context, o Options) error {
 			}
 		})
 	}
-	start(1, func(ctx context.Context, rng *rand.Rand) error { return s.hurtReplica(ctx, rng, s.replicas[0], &kills) })
-	start(2, func(ctx context.Context, rng *rand.Rand) error { return s.hurtReplica(ctx, rng, s.replicas[1], &kills) })
+	for i, p := range s.replicas {
+		start(uint64(10+i), func(ctx context.Context, rng *rand.Rand) error {
+			if o.Failpoints {
+				return s.trapReplica(ctx, rng, p, &kills)
+			}
+			return s.hurtReplica(ctx, rng, p, &kills)
+		})
+	}
 	start(3, s.hurtHub)
 	start(4, s.hurtBroker)
 	start(5, s.hurtLines)
@@ -121,6 +133,24 @@ func (s *site) torment(ctx context.Context, o Options) error {
 	}
 	stop()
 	all.Wait()
+	return s.revive(o)
+}
+
+// revive starts the satellites without failpoints.
+func (s *site) revive(o Options) error {
+	if !o.Failpoints {
+		return nil
+	}
+	for _, p := range s.replicas {
+		err := s.fault("satellite restart", func() error {
+			p.signal(syscall.SIGKILL)
+			p.wait(time.Minute)
+			return p.start()
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -171,6 +201,36 @@ func (s *site) hurtReplica(ctx context.Context, rng *rand.Rand, p *process, kill
 			return nil
 		})
 	}
+}
+
+// failpoints are the steps of a job's path at which a satellite can be told to
+// end itself (jobs.Failpoint).
+func failpoints() []string {
+	return []string{
+		"received", "counted", "claim linked", "claimed", "sending", "written", "read", "result linked", "recorded",
+		"publishing", "published", "acknowledged", "kept", "flushed",
+	}
+}
+
+// trapReplica tells a satellite to end itself at a failpoint. One that does
+// not come by there in time is killed.
+func (s *site) trapReplica(ctx context.Context, rng *rand.Rand, p *process, kills *atomic.Int64) error {
+	name := failpoints()[rng.IntN(len(failpoints()))]
+	err := s.fault("satellite restart", func() error {
+		p.signal(syscall.SIGKILL)
+		p.wait(time.Minute)
+		return p.start("USM_FAILPOINT=" + name + ":" + strconv.Itoa(1+rng.IntN(10)))
+	})
+	if err != nil {
+		return err
+	}
+	kills.Add(1)
+	const patience = 5 * time.Second
+	if !p.waitEnd(ctx, patience) {
+		return nil
+	}
+	now := time.Now()
+	return s.faults.Add(ledger.Fault{Kind: "failpoint " + name, At: now.Add(-time.Second), Until: now})
 }
 
 func (s *site) hurtHub(ctx context.Context, rng *rand.Rand) error {

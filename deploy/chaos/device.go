@@ -18,6 +18,7 @@ import (
 const (
 	writeRoot = "1.3.6.1.4.1.55555.1"
 	readRoot  = "1.3.6.1.4.1.55555.2"
+	sysUpTime = "1.3.6.1.2.1.1.3.0" // RFC 3418; asked for to see whether anybody is there
 )
 
 // device is an SNMPv2c agent that writes down each request before it answers.
@@ -57,11 +58,15 @@ func (d *device) answer(request []byte, from net.Addr) error {
 	}
 	pdu := &packet.Variables[0]
 	entry := ledger.Device{At: time.Now(), Write: packet.PDUType == gosnmp.SetRequest, Forbidden: d.forbidden}
-	if entry.Write {
+	reading := strings.TrimPrefix(pdu.Name, ".")
+	switch {
+	case entry.Write:
 		value, _ := pdu.Value.([]byte)
 		entry.Nonce = string(value)
-	} else {
-		entry.Nonce = "r" + strings.TrimPrefix(strings.TrimPrefix(pdu.Name, "."), readRoot+".")
+	case reading == sysUpTime:
+		entry.Probe = true
+	default:
+		entry.Nonce = "r" + strings.TrimPrefix(reading, readRoot+".")
 	}
 	if err := d.log.Add(entry); err != nil {
 		return err
@@ -72,6 +77,9 @@ func (d *device) answer(request []byte, from net.Addr) error {
 	}
 	time.Sleep(delay)
 	pdu.Type, pdu.Value = gosnmp.OctetString, entry.Nonce
+	if entry.Probe {
+		pdu.Type, pdu.Value = gosnmp.TimeTicks, uint32(100)
+	}
 	packet.PDUType = gosnmp.GetResponse
 	reply, err := packet.MarshalMsg()
 	if err != nil {

@@ -2,12 +2,14 @@ package chaos
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -26,7 +28,8 @@ type process struct {
 	ended chan struct{}
 }
 
-func (p *process) start() error {
+// start runs the program, with further settings for this one time.
+func (p *process) start(settings ...string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -35,7 +38,7 @@ func (p *process) start() error {
 	}
 	defer func() { _ = out.Close() }() // the process has its own
 	cmd := exec.Command(p.binary, p.args...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = p.env, out, out
+	cmd.Env, cmd.Stdout, cmd.Stderr = slices.Concat(p.env, settings), out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
@@ -70,6 +73,21 @@ func (p *process) wait(limit time.Duration) (onTime bool) {
 	case <-timer.C:
 		p.signal(syscall.SIGKILL)
 		<-ended
+		return false
+	}
+}
+
+// waitEnd waits for the process to end by itself.
+func (p *process) waitEnd(ctx context.Context, limit time.Duration) bool {
+	p.mu.Lock()
+	ended := p.ended
+	p.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	select {
+	case <-ended:
+		return true
+	case <-ctx.Done():
 		return false
 	}
 }

@@ -92,6 +92,9 @@ func (c *check) histories() []*history {
 		if d.Forbidden {
 			c.broken(AllowedOnly, d.Nonce, "a device outside the policy was asked")
 		}
+		if d.Probe && !d.Write {
+			continue
+		}
 		h := nonces[d.Nonce]
 		if h == nil || h.Write != d.Write {
 			c.broken(OwnAnswer, d.Nonce, "the device was asked for what no job asks")

@@ -35,6 +35,7 @@ type Device struct {
 	At        time.Time `json:"at"`
 	Nonce     string    `json:"nonce"`
 	Write     bool      `json:"write"`
+	Probe     bool      `json:"probe,omitempty"`     // it belongs to no job in particular
 	Forbidden bool      `json:"forbidden,omitempty"` // this device is outside the policy
 }
 

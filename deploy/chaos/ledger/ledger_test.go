@@ -28,6 +28,7 @@ func sound() *Ledger {
 			{At: at(1), Job: "refused", Nonce: "n5", Write: true, Refused: true},
 		},
 		Device: []Device{
+			{At: at(2), Probe: true},
 			{At: at(2), Nonce: "n1"},
 			{At: at(4), Nonce: "n1"}, // a read may be run again
 			{At: at(3), Nonce: "n2", Write: true},
@@ -88,7 +89,7 @@ func TestBrokenPromises(t *testing.T) {
 		{"two findings of a read", OwnAnswer, "read", func(l *Ledger) {
 			l.Results[1] = Result{At: at(5), Job: "read", Status: "ok", Nonce: "n2"}
 		}},
-		{"a write was run twice", WriteOnce, "write", func(l *Ledger) { l.Device = append(l.Device, l.Device[2]) }},
+		{"a write was run twice", WriteOnce, "write", func(l *Ledger) { l.Device = append(l.Device, l.Device[3]) }},
 		{"ok, and not run", TrueOK, "dropped", func(l *Ledger) {
 			l.Results = append(l.Results, Result{At: at(9), Job: "dropped", Status: "ok", Nonce: "n4"})
 		}},
@@ -99,13 +100,14 @@ func TestBrokenPromises(t *testing.T) {
 			l.Results = append(l.Results, Result{At: at(3), Job: "stranger", Status: "ok"})
 		}},
 		{"the device was asked for nothing", OwnAnswer, "n9", func(l *Ledger) { l.Device = append(l.Device, Device{At: at(3), Nonce: "n9"}) }},
-		{"started too late", InTime, "write", func(l *Ledger) { l.Device[2].At = at(12) }},
+		{"started too late", InTime, "write", func(l *Ledger) { l.Device[3].At = at(12) }},
 		{"a refused target was asked", AllowedOnly, "refused", func(l *Ledger) {
 			l.Device = append(l.Device, Device{At: at(3), Nonce: "n5", Write: true})
 			l.Results[5].Status = "ok"
 			l.Results[5].Nonce = "n5"
 		}},
-		{"a forbidden device was asked", AllowedOnly, "n1", func(l *Ledger) { l.Device[0].Forbidden = true }},
+		{"a forbidden device was asked", AllowedOnly, "n1", func(l *Ledger) { l.Device[1].Forbidden = true }},
+		{"a forbidden device was probed", AllowedOnly, "", func(l *Ledger) { l.Device[0].Forbidden = true }},
 		{"too much memory", Bounded, "satellite", func(l *Ledger) { l.Faults[1].Resident = 1001 }},
 		{"too many files", Bounded, "satellite", func(l *Ledger) { l.Faults[1].Files = 101 }},
 		{"unknown without a fault", UnknownCause, "unknown", func(l *Ledger) { l.Faults[0].At, l.Faults[0].Until = at(1), at(18) }},

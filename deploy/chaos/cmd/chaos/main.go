@@ -38,6 +38,7 @@ func run(ctx context.Context, args []string, out io.Writer) int {
 	seed := flags.Uint64("seed", 0, "of the random choices; 0: a fresh one")
 	duration := flags.Duration("duration", 45*time.Second, "of the faults")
 	kills := flags.Int("kills", 0, "go on until so many satellites were killed")
+	failpoints := flags.Bool("failpoints", false, "satellites end themselves at failpoints; the binary was built with the tag failpoints")
 	keep := flags.Bool("keep", false, "keep the files of the run")
 	if flags.Parse(args) != nil {
 		return 2
@@ -52,7 +53,7 @@ func run(ctx context.Context, args []string, out io.Writer) int {
 	}
 	path, _ := filepath.Abs(*binary)
 	_, _ = fmt.Fprintf(out, "chaos: seed %d, files in %s\n", *seed, dir)
-	report, err := chaos.Run(ctx, chaos.Options{Binary: path, Dir: dir, Seed: *seed, Duration: *duration, Kills: *kills, Out: out})
+	report, err := chaos.Run(ctx, chaos.Options{Binary: path, Dir: dir, Seed: *seed, Duration: *duration, Kills: *kills, Failpoints: *failpoints, Out: out})
 	if err == nil {
 		show(out, report)
 	}

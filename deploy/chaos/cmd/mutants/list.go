@@ -20,7 +20,7 @@ func mutants() []mutant {
 		},
 		{
 			"an interrupted write is run again", "jobs/write.go",
-			"return t.record(claim, t.fail(interruptedFault(interrupted)))\n\t}\n\tif err := t.mayStart()", "claim.phase = 0\n\t}\n\tif err := t.mayStart()",
+			"return t.record(claim, t.fail(interruptedFault(interrupted)))\n\t}\n\tFailpoint", "claim.phase = 0\n\t}\n\tFailpoint",
 		},
 		{
 			"the result of a write is not recorded", "jobs/write.go",
