@@ -215,6 +215,7 @@ func (t *task) blank() *Result {
 // answer sends r and settles the delivery.
 func (t *task) answer(r *Result) {
 	t.d.counts.result(r.Status)
+	t.d.begun(t) // or never to be
 	body := r.encode()
 	if t.job.ID != "" {
 		t.d.recent.put(t.job.ID, body)
