@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -295,4 +296,16 @@ func listeningInode(port int) string {
 		}
 	}
 	return ""
+}
+
+// Ctl runs rabbitmqctl against the node; each call takes seconds.
+func (r *Rabbit) Ctl(ctx context.Context, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(filepath.Dir(r.server), "rabbitmqctl"), append([]string{"-q", "-n", r.nodename()}, args...)...)
+	cmd.Env = append(os.Environ(), r.env()...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("rabbitmqctl %s: %w: %s", args[0], err, out)
+	}
+	return nil
 }
