@@ -17,10 +17,10 @@ func (t *task) write() (*Result, error) {
 		return t.fail(Faultf(CodeJournalUnavailable, StageQueue,
 			"writes are refused: the satellite has no working journal; give it a state directory (USM_STATE_DIR) that it can write to")), nil
 	}
-	if t.d.Full() {
-		return t.fail(Faultf(CodeBusy, StageQueue, "the write was not run: too many results wait for the broker (the spool is full); try again later")), nil
-	}
-	if fault := t.bornAfter(); fault != nil {
+	if fault := t.speaksAgainst(); fault != nil {
+		if t.d.Journal.Known(t.writeKey()) {
+			return t.earlier(fault)
+		}
 		return t.fail(fault), nil
 	}
 	var unlock func()
@@ -59,6 +59,14 @@ func (t *task) write() (*Result, error) {
 		return nil, ErrStopping
 	}
 	return t.record(claim, t.writeResult(out, err))
+}
+
+// speaksAgainst says why a write may not be begun now.
+func (t *task) speaksAgainst() *Fault {
+	if t.d.Full() {
+		return Faultf(CodeBusy, StageQueue, "the write was not run: too many results wait for the broker (the spool is full); try again later")
+	}
+	return t.bornAfter()
 }
 
 // refuse answers a job that may not be run (again) with the reason. A write
