@@ -10,6 +10,8 @@ import (
 
 	"usm-satellite/broker"
 	"usm-satellite/deploy/lab"
+	"usm-satellite/drivers"
+	"usm-satellite/jobs"
 	"usm-satellite/tunnel"
 )
 
@@ -272,5 +274,20 @@ func TestCheckOfABrokenTunnel(t *testing.T) {
 				t.Errorf("check says %d, want %q:\n%s", code, tt.want, out)
 			}
 		})
+	}
+}
+
+func TestReadmeHasTheActions(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry, closeAll := drivers.All(drivers.Options{Network: &jobs.Network{Policy: &jobs.Policy{}}})
+	defer closeAll()
+	for name := range registry {
+		if !strings.Contains(string(text), "`"+name+"`") {
+			t.Errorf("README.md does not say what %s does", name)
+		}
 	}
 }
