@@ -168,7 +168,7 @@ func TestSNMPFaultsNameTheCause(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			_, fault := run(t, registry, `{"schema":1,"job_id":"a","action":"snmp.get","target":{"address":"127.0.0.1","port":`+strconv.Itoa(tt.port)+
-				`},"timeout_ms":4000,"credentials":[`+tt.cred+`],"params":{"oids":["1.3.6.1.2.1.1.5.0"]}}`)
+				`},"timeout_ms":10000,"credentials":[`+tt.cred+`],"params":{"oids":["1.3.6.1.2.1.1.5.0"]}}`)
 			if fault == nil || fault.Code != tt.want {
 				t.Fatalf("got %v, want %s", fault, tt.want)
 			}

@@ -43,7 +43,7 @@ func TestV3FaultsNameTheCause(t *testing.T) {
 			t.Parallel()
 			mine := *s
 			mine.t, mine.cred = t, tt.cred
-			got := mine.do("snmp.get", map[string]any{"oids": []string{"1.3.6.1.2.1.1.5.0"}}, within(10*time.Second))
+			got := mine.do("snmp.get", map[string]any{"oids": []string{"1.3.6.1.2.1.1.5.0"}}, within(30*time.Second))
 			if got.fault == nil || !strings.Contains(got.fault.Message, tt.want) {
 				t.Fatalf("got %v, want a word of %s", got.fault, tt.want)
 			}
