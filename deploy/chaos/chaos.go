@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -48,22 +49,23 @@ const (
 	restLimit  = 3 * time.Minute
 )
 
-// Run makes one run. An error means that it proves nothing.
-func Run(ctx context.Context, o Options) (ledger.Report, error) {
+// Run makes one run; Judge then says what it shows. An error means that it
+// shows nothing.
+func Run(ctx context.Context, o Options) error {
 	s := &site{dir: o.Dir, errs: make(chan error, 1)}
 	defer s.end()
 	if err := s.build(ctx, o); err != nil {
-		return ledger.Report{}, err
+		return err
 	}
 	if err := s.load(ctx, o); err != nil {
-		return ledger.Report{}, err
+		return err
 	}
 	select {
 	case err := <-s.errs:
-		return ledger.Report{}, err
+		return err
 	default:
+		return nil
 	}
-	return s.judge()
 }
 
 // load runs jobs and faults, and waits until all is at rest.
@@ -319,14 +321,15 @@ func (s *site) leftovers() error {
 	return err
 }
 
-func (s *site) judge() (ledger.Report, error) {
-	l, err := ledger.Read(s.path("ledger"))
+// Judge judges the files of a run that is over.
+func Judge(dir string) (ledger.Report, error) {
+	l, err := ledger.Read(filepath.Join(dir, "ledger"))
 	if err != nil {
 		return ledger.Report{}, err
 	}
 	report := l.Check(limits())
-	for _, dir := range []string{"state", "out", "hub", "ledger"} {
-		leaks, err := ledger.FindSecrets(s.path(dir), []string{community})
+	for _, sub := range []string{"state", "out", "hub", "ledger"} {
+		leaks, err := ledger.FindSecrets(filepath.Join(dir, sub), []string{community})
 		if err != nil {
 			return report, err
 		}

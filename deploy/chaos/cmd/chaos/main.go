@@ -40,8 +40,12 @@ func run(ctx context.Context, args []string, out io.Writer) int {
 	kills := flags.Int("kills", 0, "go on until so many satellites were killed")
 	failpoints := flags.Bool("failpoints", false, "satellites end themselves at failpoints; the binary was built with the tag failpoints")
 	keep := flags.Bool("keep", false, "keep the files of the run")
+	judge := flags.String("judge", "", "judge the files of an earlier run again")
 	if flags.Parse(args) != nil {
 		return 2
+	}
+	if *judge != "" {
+		return verdict(out, *judge, "files of another run")
 	}
 	if *seed == 0 {
 		*seed = rand.Uint64()
@@ -53,19 +57,32 @@ func run(ctx context.Context, args []string, out io.Writer) int {
 	}
 	path, _ := filepath.Abs(*binary)
 	_, _ = fmt.Fprintf(out, "chaos: seed %d, files in %s\n", *seed, dir)
-	report, err := chaos.Run(ctx, chaos.Options{Binary: path, Dir: dir, Seed: *seed, Duration: *duration, Kills: *kills, Failpoints: *failpoints, Out: out})
-	if err == nil {
-		show(out, report)
-	}
-	switch {
-	case err != nil:
-		_, _ = fmt.Fprintf(out, "chaos: the run with seed %d proves nothing: %v\n", *seed, err)
+	name := fmt.Sprintf("seed %d", *seed)
+	err = chaos.Run(ctx, chaos.Options{
+		Binary: path, Dir: dir, Seed: *seed, Duration: *duration, Kills: *kills, Failpoints: *failpoints, Out: out,
+	})
+	if err != nil {
+		_, _ = fmt.Fprintf(out, "chaos: the run proves nothing: %v (%s)\n", err, name)
 		return 2
-	case len(report.Violations) > 0:
-		_, _ = fmt.Fprintf(out, "chaos: %d promises broken; seed %d, files in %s\n", len(report.Violations), *seed, dir)
-		return 1
-	case !*keep:
+	}
+	code := verdict(out, dir, name)
+	if code == 0 && !*keep {
 		_ = os.RemoveAll(dir)
+	}
+	return code
+}
+
+// verdict judges the files of a run and returns the exit status.
+func verdict(out io.Writer, dir, name string) int {
+	report, err := chaos.Judge(dir)
+	if err != nil {
+		_, _ = fmt.Fprintf(out, "chaos: the run proves nothing: %v (%s)\n", err, name)
+		return 2
+	}
+	show(out, report)
+	if n := len(report.Violations); n > 0 {
+		_, _ = fmt.Fprintf(out, "chaos: %d promises broken; %s, files in %s\n", n, name, dir)
+		return 1
 	}
 	_, _ = fmt.Fprintln(out, "chaos: every promise kept")
 	return 0

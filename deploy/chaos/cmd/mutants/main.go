@@ -76,7 +76,11 @@ func (m mutant) try(ctx context.Context, duration time.Duration, tries int) (by 
 		if err := os.Mkdir(runDir, 0o700); err != nil {
 			return nil, err
 		}
-		report, err := chaos.Run(ctx, chaos.Options{Binary: binary, Dir: runDir, Seed: uint64(seed + 1), Duration: duration, Out: io.Discard})
+		err := chaos.Run(ctx, chaos.Options{Binary: binary, Dir: runDir, Seed: uint64(seed + 1), Duration: duration, Out: io.Discard})
+		if err != nil {
+			return nil, err
+		}
+		report, err := chaos.Judge(runDir)
 		if err != nil {
 			return nil, err
 		}
