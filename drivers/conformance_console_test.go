@@ -28,15 +28,28 @@ func consoleRows() []conformer {
 		}
 		return sshd(t, lab.SSHDConfig{Force: script}, dir)
 	}}
+	byTelnet := startFunc{"switch behind telnetd", func(t *testing.T) int {
+		c, err := lab.StartTelnetSwitch(t.Context(), t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c.Port
+	}}
 	server := startFunc{"sshd", func(t *testing.T) int { return sshd(t, lab.SSHDConfig{}, t.TempDir()) }}
+	const big = `"show big 60000"`
 	row := func(start startFunc, action, params, huge string) conformer {
 		return conformer{
 			action: action, params: params, huge: huge, start: start, network: "tcp", login: login(lab.ConsolePassword), wrong: login(canary),
 			dropFrom: 2000, // somewhere in the login
 		}
 	}
+	telnet := row(byTelnet, "cli.run", `{"transport":"telnet","platform":"cisco_ios","commands":["show version"]}`,
+		`{"transport":"telnet","platform":"cisco_ios","commands":[`+big+`]}`)
+	telnet.dropFrom = 60 // behind the first question
 	return []conformer{
-		row(device, "cli.run", `{"platform":"cisco_ios","commands":["show version"]}`, ""),
+		telnet,
+		row(device, "cli.run", `{"platform":"cisco_ios","commands":["show version"]}`, `{"platform":"cisco_ios","commands":[`+big+`]}`),
 		row(device, "cli.configure", `{"platform":"cisco_ios","commands":["hostname conformance"]}`, ""),
 		row(device, "config.backup", `{"platform":"cisco_ios"}`, ""),
 		row(server, "ssh.exec", `{"command":"echo conformance"}`, `{"command":"head -c 3000000 /dev/zero | tr '\\0' x"}`),

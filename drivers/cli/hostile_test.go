@@ -267,6 +267,34 @@ func TestKeyboardInteractive(t *testing.T) {
 	d.do("ssh.exec", map[string]any{"command": "x"}, wrong).failed(t, jobs.CodeAuthFailed, jobs.StageLogin)
 }
 
+func TestDroppedAfterTheLogin(t *testing.T) {
+	t.Parallel()
+	config := anyPassword()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.AddHostKey(signer)
+	d := hostile(t, func(_ context.Context, conn net.Conn) {
+		server, channels, requests, err := ssh.NewServerConn(conn, config)
+		if err != nil {
+			return
+		}
+		go ssh.DiscardRequests(requests)
+		<-channels
+		server.Close()
+		for range channels {
+			t.Error("a second session was asked for")
+		}
+	})
+	d.do("ssh.exec", map[string]any{"command": "x"}).failed(t, jobs.CodeUnreachable, jobs.StageLogin)
+	d.do("cli.run", overSSH("x")).failed(t, jobs.CodeUnreachable, jobs.StageLogin)
+}
+
 func TestExecWithoutExitStatus(t *testing.T) {
 	t.Parallel()
 	d := sshPeer(t, anyPassword(), func(_ context.Context, ch ssh.Channel) {

@@ -113,7 +113,7 @@ func codeOf(ctx context.Context, err error) jobs.Code {
 	switch {
 	case ctx.Err() != nil, errors.As(err, &netErr) && netErr.Timeout():
 		return jobs.CodeTimeout
-	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
+	case secureshell.Lost(err):
 		return jobs.CodeUnreachable
 	default:
 		return jobs.CodeProtocolError

@@ -85,8 +85,8 @@ func loginFault(ctx context.Context, err error, what string) *jobs.Fault {
 	switch {
 	case ctx.Err() != nil:
 		return jobs.Faultf(jobs.CodeTimeout, jobs.StageLogin, "NETCONF did not open in time")
-	case errors.Is(err, io.EOF) && !strings.Contains(what, "subsystem"):
-		return jobs.Faultf(jobs.CodeUnreachable, jobs.StageLogin, "%s: it closed the session", what)
+	case secureshell.Lost(err):
+		return jobs.Faultf(jobs.CodeUnreachable, jobs.StageLogin, "%s: the connection or the session was closed", what)
 	default:
 		return jobs.Faultf(jobs.CodeProtocolError, jobs.StageLogin, "%s", what)
 	}

@@ -11,9 +11,12 @@ package secureshell
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"runtime"
 	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -150,6 +153,13 @@ func (d *Dialer) Dial(ctx context.Context, req Request) (*Client, error) {
 		}
 	}
 	return nil, fault
+}
+
+// Lost says that an operation on an open connection failed because there is no
+// connection any more, not because the device said no.
+func Lost(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		strings.HasSuffix(err.Error(), "in response to channel open: <nil>") // what the library has for it
 }
 
 // Logins returns the credentials that can log in to a command line.
