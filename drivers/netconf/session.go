@@ -28,6 +28,20 @@ const (
 // maxHello bounds a server's hello: some list a thousand models.
 const maxHello = 2 << 20
 
+// helloPause is how long a 1.1 server is given to take our hello before the
+// first request comes in the new framing. There is no answer to a hello, and
+// netconfd 2.13 loses a request that it reads together with it.
+const helloPause = 250 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
 // maxStray bounds the messages that may come before the one that is waited
 // for: notifications of a subscription that nobody made.
 const maxStray = 100
@@ -78,6 +92,9 @@ func open(ctx context.Context, client *secureshell.Client, room int) (*session, 
 		return nil, loginFault(ctx, err, "the device did not say hello as NETCONF wants it")
 	}
 	s.limit = room
+	if s.chunked {
+		pause(ctx, helloPause)
+	}
 	return s, nil
 }
 
