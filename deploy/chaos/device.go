@@ -93,5 +93,9 @@ func (d *device) answer(request []byte, from net.Addr) error {
 func (d *device) fate() (delay time.Duration, lost bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return time.Duration(d.rng.IntN(40)) * time.Millisecond, d.rng.IntN(200) == 0
+	delay = time.Duration(d.rng.IntN(40)) * time.Millisecond
+	if d.rng.IntN(10) == 0 {
+		delay *= 40 // so that faults meet jobs which are being run
+	}
+	return delay, d.rng.IntN(200) == 0
 }

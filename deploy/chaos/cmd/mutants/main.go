@@ -67,9 +67,18 @@ func (m mutant) try(ctx context.Context, duration time.Duration, tries int) (by 
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	binary := filepath.Join(dir, "satellite")
-	if err := m.build(ctx, dir, binary); err != nil {
+	overlay, err := m.overlay(dir)
+	if err != nil {
 		return nil, err
+	}
+	if m.test != "" {
+		return m.meetTest(ctx, overlay)
+	}
+	binary := filepath.Join(dir, "satellite")
+	cmd := exec.CommandContext(ctx, "go", "build", "-overlay", overlay, "-o", binary, "./cmd/satellite")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("it does not compile: %s", text)
 	}
 	for seed := range tries {
 		runDir := filepath.Join(dir, fmt.Sprint("run", seed))
@@ -97,34 +106,42 @@ func (m mutant) try(ctx context.Context, duration time.Duration, tries int) (by 
 	return by, nil
 }
 
-// build uses the compiler's overlay: the tree itself is not touched.
-func (m mutant) build(ctx context.Context, dir, binary string) error {
+// meetTest says whether a test of the mutant's package fails with it.
+func (m mutant) meetTest(ctx context.Context, overlay string) (by []string, err error) {
+	text, err := exec.CommandContext(ctx, "go", "test", "-count=1", "-overlay", overlay, "-run", "^"+m.test+"$", "./"+filepath.Dir(m.file)).CombinedOutput()
+	switch {
+	case err == nil:
+		return nil, nil
+	case strings.Contains(string(text), "--- FAIL: "+m.test):
+		return []string{m.test}, nil
+	default:
+		return nil, fmt.Errorf("the test could not be run: %s", text)
+	}
+}
+
+// overlay writes the changed file beside the tree, which is not touched: the
+// compiler is told to take the one for the other.
+func (m mutant) overlay(dir string) (path string, err error) {
 	source, err := os.ReadFile(m.file)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if n := strings.Count(string(source), m.old); n != 1 {
-		return fmt.Errorf("its text is %d times in %s: the mutant must follow the code", n, m.file)
+		return "", fmt.Errorf("its text is %d times in %s: the mutant must follow the code", n, m.file)
 	}
-	changed := filepath.Join(dir, "changed.go")
-	added := filepath.Join(dir, "added.go")
-	overlay := filepath.Join(dir, "overlay.json")
 	root, err := os.Getwd()
 	if err != nil {
-		return err
+		return "", err
 	}
+	changed, added := filepath.Join(dir, "changed.go"), filepath.Join(dir, "added.go")
+	path = filepath.Join(dir, "overlay.json")
 	replace := fmt.Sprintf(`{"Replace": {%q: %q, %q: %q}}`, filepath.Join(root, m.file), changed, filepath.Join(root, "jobs/mutant.go"), added)
 	for path, text := range map[string]string{
-		changed: strings.Replace(string(source), m.old, m.new, 1), added: onceAcked, overlay: replace,
+		changed: strings.Replace(string(source), m.old, m.new, 1), added: onceAcked, path: replace,
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			return err
+			return "", err
 		}
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-overlay", overlay, "-o", binary, "./cmd/satellite")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("it does not compile: %s", text)
-	}
-	return nil
+	return path, nil
 }
