@@ -14,6 +14,7 @@ import (
 
 const (
 	answerGrace = 30 * time.Second // of an answer beyond the job's own limit
+	maxTries    = 5
 	overdueTick = 250 * time.Millisecond
 )
 
@@ -31,6 +32,7 @@ type flight struct {
 type waiting struct {
 	request
 	until time.Time
+	tries int // beyond the first: of sending
 }
 
 // departure is what the reading goroutine hands over: a job, or the error
@@ -63,7 +65,7 @@ func (f *flight) run(ctx context.Context, next source) error {
 				return err
 			}
 		case answer, ok := <-f.core.Answers():
-			if err := f.arrive(answer, ok); err != nil {
+			if err := f.arrive(ctx, answer, ok); err != nil {
 				return err
 			}
 			if len(f.core.Answers()) == 0 {
@@ -103,12 +105,17 @@ func (f *flight) depart(ctx context.Context, req request) error {
 	if wait == 0 {
 		wait = req.limit + answerGrace
 	}
+	job := waiting{request: req, until: time.Now().Add(wait)}
 	key := newID()
-	f.pending[key] = waiting{req, time.Now().Add(wait)}
+	f.pending[key] = job
+	return f.send(ctx, key, job)
+}
+
+func (f *flight) send(ctx context.Context, key string, job waiting) error {
 	err := f.core.Submit(ctx, broker.CoreMessage{
-		Queue: f.options.queue, ID: key, Body: req.body,
+		Queue: f.options.queue, ID: key, Body: job.body,
 		Priority:   uint8(f.options.priority), //nolint:gosec // checked: 0 to 9
-		Expiration: wait,
+		Expiration: max(time.Until(job.until), time.Millisecond),
 	})
 	if err != nil {
 		return brokerError(err)
@@ -116,7 +123,7 @@ func (f *flight) depart(ctx context.Context, req request) error {
 	return nil
 }
 
-func (f *flight) arrive(answer broker.CoreAnswer, ok bool) error {
+func (f *flight) arrive(ctx context.Context, answer broker.CoreAnswer, ok bool) error {
 	if !ok {
 		return brokerError(fmt.Errorf("%w with %d jobs without an answer", broker.ErrDisconnected, len(f.pending)))
 	}
@@ -126,6 +133,10 @@ func (f *flight) arrive(answer broker.CoreAnswer, ok bool) error {
 		return nil
 	case errors.Is(answer.Err, broker.ErrNoQueue):
 		return brokerError(fmt.Errorf("there is no queue %q on the broker; satctl enroll makes one, or the core that the satellite works for", f.options.queue))
+	case errors.Is(answer.Err, broker.ErrNotConfirmed) && job.tries < maxTries: // its queue has no leader just now
+		job.tries++
+		f.pending[answer.ID] = job
+		return f.send(ctx, answer.ID, job)
 	case answer.Err != nil:
 		return brokerError(fmt.Errorf("job %s: %w", job.id, answer.Err))
 	case answer.Part:

@@ -63,7 +63,7 @@ type place struct {
 
 func newPlace(t *testing.T) *place {
 	t.Helper()
-	p := &place{dir: t.TempDir(), vhost: t.Name()}
+	p := &place{dir: t.TempDir(), vhost: t.Name() + "-" + newID()} // its own in each run of the test
 	if err := suite.rabbit.NewVhost(t.Context(), p.vhost); err != nil {
 		t.Fatal(err)
 	}
