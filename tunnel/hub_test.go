@@ -33,8 +33,7 @@ func TestHubRefusesEveryOtherPort(t *testing.T) {
 			var next atomic.Uint32
 			var refused atomic.Uint32
 			var wg sync.WaitGroup
-			ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
-			defer cancel()
+			ctx := t.Context() // no limit of its own: 65,535 connections take what they take
 			for range 64 {
 				wg.Go(func() {
 					for {
@@ -43,6 +42,9 @@ func TestHubRefusesEveryOtherPort(t *testing.T) {
 							return
 						}
 						c, err := tun.wire.net.dialTCP(ctx, netip.AddrPortFrom(addr, uint16(port)), alive())
+						for tries := 0; errors.Is(err, syscall.ETIMEDOUT) && tries < 3; tries++ { // packets may be lost on a busy machine
+							c, err = tun.wire.net.dialTCP(ctx, netip.AddrPortFrom(addr, uint16(port)), alive())
+						}
 						switch {
 						case errors.Is(err, syscall.ECONNREFUSED):
 							refused.Add(1)

@@ -218,12 +218,15 @@ func (n *netstack) forget(c *innerConn) {
 type keepalive struct {
 	idle, interval time.Duration
 	count          int
+	unacked        time.Duration // longest time that data may stay unacknowledged (RFC 5482); 0: the stack's
 }
 
 func (k keepalive) set(ep tcpip.Endpoint) error {
 	idle, interval := tcpip.KeepaliveIdleOption(k.idle), tcpip.KeepaliveIntervalOption(k.interval)
 	ep.SocketOptions().SetKeepAlive(true)
+	limit := tcpip.TCPUserTimeoutOption(k.unacked)
 	for _, err := range []tcpip.Error{
+		ep.SetSockOpt(&limit),
 		ep.SetSockOpt(&idle),
 		ep.SetSockOpt(&interval),
 		ep.SetSockOptInt(tcpip.KeepaliveCountOption, k.count),

@@ -26,7 +26,7 @@ const (
 
 // idleKeepalive finds satellites that went away without a word.
 func idleKeepalive() keepalive {
-	return keepalive{idle: 10 * time.Second, interval: 3 * time.Second, count: 3}
+	return keepalive{idle: 10 * time.Second, interval: 3 * time.Second, count: 3, unacked: 20 * time.Second}
 }
 
 func (h *Hub) accept(ctx context.Context, l *listener) error {
