@@ -24,6 +24,7 @@ type Options struct {
 	Policy      *Policy
 	Journal     *Journal // nil: writes are refused
 	Outbox      Outbox
+	RecentDir   string      // where the last answers are kept; "": in memory only
 	Full        func() bool // the Outbox takes no more results of writes; nil: never
 	Kick        func()      // called after a result went into the Outbox; may be nil
 	Concurrency int         // jobs that run at a time; 0: DefaultConcurrency
@@ -68,7 +69,7 @@ func NewDispatcher(o Options) *Dispatcher {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Dispatcher{
+	d := &Dispatcher{
 		Options: o,
 		lanes:   newLanes(),
 		recent:  newRecent(recentBytes, recentAge),
@@ -76,6 +77,12 @@ func NewDispatcher(o Options) *Dispatcher {
 		tasks:   make(map[string]*task),
 		fresh:   make(map[string]bool),
 	}
+	if o.RecentDir != "" {
+		if err := d.recent.open(o.RecentDir); err != nil {
+			o.Logger.Warn("the last answers are kept in memory only", "cause", err.Error())
+		}
+	}
+	return d
 }
 
 // Handle runs the job of a delivery, sends its result and settles it. It
@@ -176,12 +183,8 @@ func (d *Dispatcher) Drain(ctx context.Context) (interrupted int) {
 	return interrupted
 }
 
-// Resume lets a drained dispatcher take jobs again.
-func (d *Dispatcher) Resume() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.stopping = false
-}
+// Close gives up the files of the dispatcher, once drained.
+func (d *Dispatcher) Close() { d.recent.close() }
 
 // InHand returns the number of jobs that are running or wait for a slot.
 func (d *Dispatcher) InHand() int {

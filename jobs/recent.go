@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// recent remembers the answers of the last jobs in memory, so that a copy of a
+// recent remembers the answers of the last jobs, so that a copy of a
 // job that comes again (a lost ack, a core that asks twice) gets the same
 // answer without asking the device again. Writes have the Journal besides.
 type recent struct {
@@ -15,6 +15,7 @@ type recent struct {
 	maxAge   time.Duration
 	bytes    int
 	order    *list.List // of *answer, oldest first
+	log      *recentLog // nil: in memory only
 	byJob    map[string]*list.Element
 }
 
@@ -28,14 +29,44 @@ func newRecent(maxBytes int, maxAge time.Duration) *recent {
 	return &recent{maxBytes: maxBytes, maxAge: maxAge, order: list.New(), byJob: make(map[string]*list.Element)}
 }
 
+// open keeps the answers in a directory, too, and takes over what is there.
+func (r *recent) open(dir string) (err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.log, err = openRecentLog(dir, func(a answer) {
+		if time.Since(a.at) <= r.maxAge {
+			r.keep(&a)
+		}
+	})
+	return err
+}
+
+func (r *recent) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.log != nil {
+		r.log.close()
+		r.log = nil
+	}
+}
+
 func (r *recent) put(jobID string, body []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if old, ok := r.byJob[jobID]; ok {
+	a := &answer{jobID: jobID, body: body, at: time.Now()}
+	if r.log != nil {
+		r.log.add(a)
+	}
+	r.keep(a)
+}
+
+// keep holds an answer in memory; r.mu is held.
+func (r *recent) keep(a *answer) {
+	if old, ok := r.byJob[a.jobID]; ok {
 		r.remove(old)
 	}
-	r.byJob[jobID] = r.order.PushBack(&answer{jobID: jobID, body: body, at: time.Now()})
-	r.bytes += len(body)
+	r.byJob[a.jobID] = r.order.PushBack(a)
+	r.bytes += len(a.body)
 	for front := r.order.Front(); front != nil && r.stale(front.Value.(*answer)); front = r.order.Front() {
 		r.remove(front)
 	}

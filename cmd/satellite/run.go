@@ -78,7 +78,7 @@ func openSatellite(ctx context.Context, s settings, env map[string]string, log *
 	})
 	sat.dispatcher = jobs.NewDispatcher(jobs.Options{
 		Registry: registry, SatelliteID: s.SatelliteID, Replica: sat.name, Policy: policy,
-		Journal: sat.store.journal, Outbox: sat.store, Concurrency: s.Concurrency, Logger: log,
+		Journal: sat.store.journal, RecentDir: sat.store.recentDir(), Outbox: sat.store, Concurrency: s.Concurrency, Logger: log,
 		Full: sat.store.full, Kick: func() { sat.session.Kick() },
 	})
 	sat.session = broker.NewSession(broker.Options{
@@ -102,6 +102,9 @@ func processName(s settings) string {
 func (sat *satellite) close() {
 	if sat.closeDrivers != nil {
 		sat.closeDrivers()
+	}
+	if sat.dispatcher != nil {
+		sat.dispatcher.Close()
 	}
 	if sat.transport != nil {
 		sat.transport.close()

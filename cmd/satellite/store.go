@@ -48,6 +48,14 @@ func openStore(dir string, log *slog.Logger) *store {
 	return s
 }
 
+// recentDir is where the last answers are kept; "": nowhere.
+func (s *store) recentDir() string {
+	if s.dir == "" {
+		return ""
+	}
+	return filepath.Join(s.dir, "recent")
+}
+
 func (s *store) full() bool { return s.disk != nil && s.disk.Full() }
 
 const tidyEvery = 10 * time.Minute
