@@ -52,7 +52,7 @@ type world struct {
 	t    *testing.T
 	dir  string
 	seed uint64
-	rng  *rand.Rand
+	rng  *rand.Rand // of the schedule; the device has its own
 
 	mu         sync.Mutex
 	queue      []*simJob          // ready. Guarded by mu
@@ -175,8 +175,10 @@ func (w *world) registry() Registry {
 		if !s.deadline.IsZero() && time.Now().After(s.deadline) {
 			w.late = append(w.late, s.id)
 		}
-		wait := time.Duration(w.rng.IntN(6000)) * time.Millisecond
-		mute := w.rng.IntN(8) == 0
+		number, _ := strconv.Atoi(s.id[1:])
+		rng := rand.New(rand.NewPCG(w.seed, uint64(1000*number+s.runs))) // the same whoever comes first
+		wait := time.Duration(rng.IntN(6000)) * time.Millisecond
+		mute := rng.IntN(8) == 0
 		w.mu.Unlock()
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
