@@ -5,13 +5,11 @@ import (
 	_ "embed" // the switch
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // The login of everything in this file with a command line.
@@ -50,11 +48,7 @@ func listen(ctx context.Context, dir, name string, command func(port int) []stri
 			return nil, err
 		}
 		failure = c.wait(ctx, name, func() error {
-			conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(c.Port)))
-			if err == nil {
-				err = conn.Close()
-			}
-			return err
+			return listensOn(c.cmd.Process.Pid, c.Port)
 		})
 		if failure == nil {
 			return c, nil
@@ -65,6 +59,24 @@ func listen(ctx context.Context, dir, name string, command func(port int) []stri
 		}
 	}
 	return nil, failure
+}
+
+var errNotListening = errors.New("it does not listen on its port")
+
+// listensOn says whether the socket that listens on port is one of pid: that
+// somebody answers there could be another server that has taken the port.
+func listensOn(pid, port int) error {
+	inode := listeningInode(port)
+	fds, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/fd/*")
+	if err != nil || inode == "" {
+		return errNotListening
+	}
+	for _, fd := range fds {
+		if target, err := os.Readlink(fd); err == nil && target == "socket:["+inode+"]" {
+			return nil
+		}
+	}
+	return errNotListening
 }
 
 //go:embed switch.sh
