@@ -15,12 +15,11 @@ import (
 // fakeBroker is the broker's side of a dispatcher: it records what happens to
 // deliveries, and misbehaves where told to.
 type fakeBroker struct {
-	mu       sync.Mutex
-	results  map[string][]Result // by job id
-	settled  map[string]string   // by message id: ack, requeue, reject
-	dead     bool                // Live is false
-	refuse   bool                // Publish fails
-	inFlight int
+	mu      sync.Mutex
+	results map[string][]Result // by job id
+	settled map[string]string   // by message id: ack, requeue, reject
+	dead    bool                // Live is false
+	refuse  bool                // Publish fails
 }
 
 func newFakeBroker() *fakeBroker {

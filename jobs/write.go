@@ -46,7 +46,7 @@ func (t *task) write() (*Result, error) {
 	}
 	if claim.Sending() != nil {
 		_ = claim.Release()
-		return t.fail(journalFault()), nil //nolint:nilerr // it is in the result
+		return t.fail(journalFault()), nil
 	}
 	t.d.begun(t)
 	Failpoint("sending")

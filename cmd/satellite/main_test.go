@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -323,15 +322,4 @@ func command(t *testing.T, args []string, env map[string]string) (output string,
 		t.Fatal(err)
 	}
 	return string(out), cmd.ProcessState.ExitCode()
-}
-
-// depth is the number of messages in a queue, as the broker counts them.
-func (s *site) depth(queue string) int {
-	var q struct {
-		Messages int `json:"messages"`
-	}
-	if err := s.node.API(s.t.Context(), http.MethodGet, "/queues/"+s.vhost+"/"+queue, nil, &q); err != nil {
-		return -1
-	}
-	return q.Messages
 }

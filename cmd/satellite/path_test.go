@@ -247,7 +247,8 @@ func TestCopiesGetTheFirstAnswer(t *testing.T) {
 func TestKilledWriteIsIndeterminate(t *testing.T) {
 	s := newSite(t, rabbit)
 	port := lab.Port()
-	defer silence(t, port)()
+	end := silence(t, port)
+	defer end()
 	p := s.satellite()
 	core := s.core(broker.CoreOptions{})
 	body := job("w", "snmp.set", target(port)+","+community("x")+`,"timeout_ms":60000,"params":{"varbinds":[{"oid":"1.3.6.1.2.1.1.6.0","type":"OctetString","value":"x"}]}`)

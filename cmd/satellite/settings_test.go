@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -18,9 +19,7 @@ import (
 // with returns settings in which some are changed; "" takes one away.
 func with(env map[string]string, changes ...string) map[string]string {
 	out := make(map[string]string)
-	for k, v := range env {
-		out[k] = v
-	}
+	maps.Copy(out, env)
 	for i := 0; i < len(changes); i += 2 {
 		out[changes[i]] = changes[i+1]
 		if changes[i+1] == "" {
