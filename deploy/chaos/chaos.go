@@ -90,6 +90,9 @@ func (s *site) load(ctx context.Context, o Options) error {
 		return err
 	}
 	collecting.Go(func() { s.core.collect(collectCtx, lateQueue) })
+	if err := s.revive(); err != nil {
+		return err
+	}
 	pause(ctx, calm)
 	stopPublishing()
 	publishing.Wait()
@@ -135,14 +138,12 @@ func (s *site) torment(ctx context.Context, o Options) error {
 	}
 	stop()
 	all.Wait()
-	return s.revive(o)
+	return nil
 }
 
-// revive starts the satellites without failpoints.
-func (s *site) revive(o Options) error {
-	if !o.Failpoints {
-		return nil
-	}
+// revive starts the satellites again, without failpoints, and with no memory
+// of what could not be routed: they would try that again after minutes only.
+func (s *site) revive() error {
 	for _, p := range s.replicas {
 		err := s.fault("satellite restart", func() error {
 			p.signal(syscall.SIGKILL)
