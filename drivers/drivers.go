@@ -10,12 +10,16 @@ import (
 	"maps"
 	"time"
 
+	"usm-satellite/drivers/arp"
 	"usm-satellite/drivers/cli"
+	"usm-satellite/drivers/dns"
 	"usm-satellite/drivers/icmp"
 	"usm-satellite/drivers/netconf"
 	"usm-satellite/drivers/secureshell"
 	"usm-satellite/drivers/snmp"
 	"usm-satellite/drivers/tcp"
+	"usm-satellite/drivers/traceroute"
+	"usm-satellite/drivers/web"
 	"usm-satellite/jobs"
 )
 
@@ -44,6 +48,10 @@ func All(o Options) (registry jobs.Registry, closeAll func()) {
 		snmp.Actions(snmp.Options{Network: o.Network, Secret: o.Secret}),
 		console.Actions(),
 		netconf.New(ssh).Actions(),
+		arp.Actions(o.Network),
+		dns.Actions(o.Network),
+		traceroute.Actions(o.Network),
+		web.Actions(web.Options{Network: o.Network, Secret: o.Secret}),
 	} {
 		maps.Copy(registry, family)
 	}

@@ -1,0 +1,87 @@
+package drivers
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"usm-satellite/deploy/lab"
+)
+
+// serve runs a real server until the test ends, and waits until its port is open.
+func serve(t *testing.T, port int, name string, args ...string) int {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("%v: install what .ci/deps names", err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+	})
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) { //nolint:forbidigo // waits for another process
+		conn, err := net.DialTimeout("tcp", address, time.Second) //nolint:noctx // bounded
+		if err == nil {
+			conn.Close()
+			return port
+		}
+	}
+	t.Fatalf("%s does not listen on %s", name, address)
+	return 0
+}
+
+func startDNSMasq(t *testing.T) int {
+	port := lab.Port()
+	return serve(t, port, "/usr/sbin/dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file",
+		"--user=root", "--bind-interfaces", "--listen-address=127.0.0.1", "--port="+strconv.Itoa(port),
+		"--address=/sw1.example/192.0.2.1", "--txt-record=note.example,rack 4")
+}
+
+func startNginx(t *testing.T) int {
+	port, dir := lab.Port(), t.TempDir()
+	page := make([]byte, 300<<10)
+	for i := range page {
+		page[i] = 'a' + byte(i%26)
+	}
+	config := fmt.Sprintf(`daemon off; master_process off; pid %[1]s/pid; error_log %[1]s/log; events {}
+http { access_log off; client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
+server { listen 127.0.0.1:%[2]d; root %[1]s; } }`, dir, port)
+	for name, content := range map[string]string{"conf": config, "big.txt": string(page), "index.html": "the page of sw1"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return serve(t, port, "/usr/sbin/nginx", "-p", dir, "-c", filepath.Join(dir, "conf"), "-e", filepath.Join(dir, "log"))
+}
+
+func networkRows() []conformer {
+	const (
+		kernel = "loopback is the satellite's own address: the kernel answers itself"
+		fixed  = "the answer has one size"
+	)
+	byKernel := map[string]string{
+		"refused": kernel, "silent": kernel, "slow": kernel, "garbled": kernel, "dropped in the middle": kernel,
+		"cancelled": kernel, "huge answer": fixed,
+	}
+	return []conformer{
+		{
+			action: "dns.query", params: `{"name":"sw1.example","type":"A"}`, start: startFunc{"dnsmasq", startDNSMasq}, network: "udp",
+			not: map[string]string{"huge answer": "an answer has 64 KiB at most (RFC 1035, 4.2.2)"},
+		},
+		{
+			action: "http.request", params: `{"scheme":"http","path":"/index.html"}`, huge: `{"scheme":"http","path":"/big.txt"}`,
+			start: startFunc{"nginx", startNginx}, network: "tcp", dropFrom: 100,
+		},
+		{action: "arp.lookup", params: `{}`, not: byKernel},
+		{action: "traceroute", params: `{"max_hops":3}`, not: byKernel},
+	}
+}
