@@ -28,8 +28,8 @@ func serve(t *testing.T, port int, name string, args ...string) int {
 		_ = cmd.Wait()
 	})
 	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) { //nolint:forbidigo // waits for another process
-		conn, err := net.DialTimeout("tcp", address, time.Second) //nolint:noctx // bounded
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		conn, err := net.DialTimeout("tcp", address, time.Second)
 		if err == nil {
 			conn.Close()
 			return port
