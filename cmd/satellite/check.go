@@ -92,6 +92,12 @@ func (d *doctor) examine(ctx context.Context, a app) {
 	})
 	d.step("state", !ok, d.state)
 	d.step("ping", !ok, func() (string, error) { return d.ping(ctx) })
+	if ok && d.settings.hasTunnel() {
+		if running, err := ask[status](ctx, "satellite", d.settings.StateDir, "/status"); err == nil {
+			d.running(running[0])
+			return
+		}
+	}
 	var t *transport
 	quiet := slog.New(slog.DiscardHandler)
 	opened := d.step("transport", !ok, func() (string, error) {
@@ -113,6 +119,33 @@ func (d *doctor) examine(ctx context.Context, a app) {
 		reached = d.step("tunnel", false, func() (string, error) { return d.tunnel(ctx, t) })
 	}
 	d.broker(ctx, t, !opened || !reached)
+}
+
+// running goes by what the service of this machine says: a second tunnel with
+// its key would take the hub's answers away from it.
+func (d *doctor) running(s status) {
+	d.step("tunnel", false, func() (string, error) {
+		switch {
+		case s.Tunnel == nil:
+			return "the running service uses none", nil
+		case s.Tunnel.LastHandshake == nil:
+			return "", silentHub(s.Tunnel.Endpoint)
+		default:
+			return fmt.Sprintf("the running service has one with %s, last handshake %s", s.Tunnel.Endpoint, s.Tunnel.LastHandshake.Format(time.RFC3339)), nil
+		}
+	})
+	d.step("broker", false, func() (string, error) {
+		if s.Connected {
+			return "the running service is " + s.words(), nil
+		}
+		return "", usageError("the running service is %s", s.words())
+	})
+}
+
+// silentHub: silence has many causes that look the same from here; all are
+// named.
+func silentHub(endpoint string) error {
+	return usageError("no answer from the hub at %s: UDP is blocked on the way, or the hub is down, or the keys do not fit (this satellite's key is not among the hub's peers, USM_WG_PEER_PUBLIC_KEY or the preshared key is wrong), or the clock of this machine is behind; WireGuard meets all of these with silence. Look at `satellite peers` beside the hub, which counts handshakes that fit no peer, and set USM_FALLBACK_DSN where UDP cannot pass%s", endpoint, clockHint())
 }
 
 func (d *doctor) state() (string, error) {
@@ -167,8 +200,7 @@ func (d *doctor) endpoint(ctx context.Context) (string, error) {
 
 const tunnelPatience = 12 * time.Second
 
-// tunnel waits for a handshake and for the broker's port inside. Silence has
-// many causes that look the same from here; all are named.
+// tunnel waits for a handshake and for the broker's port inside.
 func (d *doctor) tunnel(ctx context.Context, t *transport) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, tunnelPatience)
 	defer cancel()
@@ -178,7 +210,7 @@ func (d *doctor) tunnel(ctx context.Context, t *transport) (string, error) {
 	case err == nil:
 		return fmt.Sprintf("handshake with %s, and the broker's port answers inside", st.Endpoint), nil
 	case st.LastHandshake.IsZero():
-		return "", usageError("no answer from the hub at %s: UDP is blocked on the way, or the hub is down, or the keys do not fit (this satellite's key is not among the hub's peers, USM_WG_PEER_PUBLIC_KEY or the preshared key is wrong), or the clock of this machine is behind; WireGuard meets all of these with silence. Look at `satellite peers` beside the hub, and set USM_FALLBACK_DSN where UDP cannot pass%s", st.Endpoint, clockHint())
+		return "", silentHub(st.Endpoint.String())
 	case strings.Contains(err.Error(), "refused"), strings.Contains(err.Error(), "reset"):
 		return "", usageError("the tunnel is up, but the broker's port inside refuses: correct the port (USM_WG_BROKER or the DSN's; the hub's USM_HUB_PORT)")
 	default:

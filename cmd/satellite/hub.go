@@ -139,6 +139,9 @@ type hubStatus struct {
 	UDPPort uint16      `json:"udp_port"`
 	Broker  string      `json:"broker,omitempty"` // that answered last
 	Peers   []peerState `json:"peers"`
+
+	Refused     uint64 `json:"refused"`                // handshakes that fit no peer: a wrong key at a satellite, most likely
+	LastRefused string `json:"last_refused,omitempty"` // from where, and when
 }
 
 type peerState struct {
@@ -157,7 +160,10 @@ type peerState struct {
 
 func stateOf(hub *tunnel.Hub) hubStatus {
 	h := hub.Status()
-	out := hubStatus{Version: version, Time: jobs.Time{Time: time.Now()}, UDPPort: h.UDPPort, Broker: h.Broker, Peers: []peerState{}}
+	out := hubStatus{Version: version, Time: jobs.Time{Time: time.Now()}, UDPPort: h.UDPPort, Broker: h.Broker, Peers: []peerState{}, Refused: h.Refused}
+	if !h.LastRefused.At.IsZero() {
+		out.LastRefused = h.LastRefused.From + " at " + h.LastRefused.At.UTC().Format(time.RFC3339)
+	}
 	for _, p := range h.Peers {
 		state := peerState{
 			Name: p.Name, PublicKey: p.PublicKey.String(), RxBytes: p.RxBytes, TxBytes: p.TxBytes,
@@ -278,4 +284,7 @@ func (h hubStatus) print(a app) {
 			orElse(p.Endpoint, "-"), age, p.RxBytes, p.TxBytes, p.Connections, p.Refused, note)
 	}
 	_ = w.Flush()
+	if h.Refused > 0 {
+		_, _ = fmt.Fprintf(a.stdout, "%d handshakes fitted no peer (a wrong key, or a stranger); the last from %s\n", h.Refused, h.LastRefused)
+	}
 }

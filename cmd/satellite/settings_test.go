@@ -249,6 +249,15 @@ func TestCheckOfAGoodSite(t *testing.T) {
 	if code != exitOK || strings.Contains(out, "failed") {
 		t.Errorf("check says %d:\n%s", code, out)
 	}
+	defer func() { // beside the service it opens no second tunnel with its key
+		s.satellite(settings...)
+		if out, code := command(t, []string{"check"}, s.env(settings...)); code != exitOK || !strings.Contains(out, "running service") {
+			t.Errorf("check beside the service says %d:\n%s", code, out)
+		}
+		if out, code := command(t, nil, s.env(settings...)); code != exitUsage || !strings.Contains(out, "another process of this host is using this WireGuard key") {
+			t.Errorf("a second process says %d:\n%s", code, out)
+		}
+	}()
 	if out, code := command(t, []string{"check", "--json"}, s.env(settings...)); code != exitOK || !strings.HasPrefix(out, `[{"step":"settings"`) {
 		t.Errorf("check --json says %d: %s", code, out)
 	}

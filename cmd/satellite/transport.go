@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -107,15 +108,21 @@ func (t *transport) takeSlot(s settings, slots []tunnel.Config) (tunnel.Config, 
 		return tunnel.Config{}, usageError("USM_WG_SLOT is %d, but there are only %d key slots in USM_WG_CONFIG_FILE", s.WGSlot, len(slots))
 	case s.WGSlot > 0:
 		return slots[s.WGSlot-1], nil
-	case len(slots) == 1:
+	case s.StateDir == "":
 		return slots[0], nil
 	}
 	cfg, release, _, err := tunnel.TakeSlot(s.StateDir, slots)
-	if err != nil {
-		return tunnel.Config{}, usageError("no WireGuard key slot can be taken: %s; enrol with more --replicas, or start fewer processes", err)
+	switch {
+	case err == nil:
+		t.release = release
+		return cfg, nil
+	case errors.Is(err, tunnel.ErrNoSlot) && len(slots) == 1:
+		return tunnel.Config{}, usageError("another process of this host is using this WireGuard key: one process does the work of many, so start only one (or enrol with --replicas)")
+	case errors.Is(err, tunnel.ErrNoSlot) || len(slots) > 1:
+		return tunnel.Config{}, usageError("no WireGuard key slot can be taken: %s", err)
+	default: // no directory for the lock: two processes are then told apart by their fight
+		return slots[0], nil
 	}
-	t.release = release
-	return cfg, nil
 }
 
 // tunnelConfigs reads the wg-quick files, or the USM_WG_ variables.
