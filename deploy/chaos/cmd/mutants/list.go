@@ -43,9 +43,9 @@ func mutants() []mutant {
 			new: "if true {",
 		},
 		{
-			name: "a set is sent again when its reply is lost", file: "drivers/snmp/session.go",
-			old: "client.Retries = 0 // a lost reply must not make a second write\n\t\tclient.Timeout = job.Timeout",
-			new: "client.Retries, client.Timeout = 3, job.Timeout/8",
+			name: "a set is sent again when its reply is lost", file: "drivers/snmp/set.go",
+			old: "s.Timeout, s.Retries = remaining(ctx, job), 0",
+			new: "s.Timeout, s.Retries = remaining(ctx, job)/8, 3",
 		},
 		{
 			name: "a job is acknowledged when it comes", file: "jobs/dispatcher.go",
