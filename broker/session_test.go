@@ -41,6 +41,7 @@ const patience = 60 * time.Second // of a busy machine
 type bench struct {
 	vhost      string
 	session    *Session
+	spool      *jobs.Spool
 	dispatcher *jobs.Dispatcher
 	core       *Core
 	runs       sync.Map // job id → *atomic.Int64
@@ -70,6 +71,7 @@ func newBench(t *testing.T, change func(*Options, *jobs.Options)) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.spool = spool
 	jo := jobs.Options{
 		SatelliteID: "7", Outbox: spool, Journal: journal, Concurrency: 200, Logger: log, Kick: func() { b.session.Kick() },
 		Registry: jobs.Registry{
@@ -168,5 +170,30 @@ func TestJobsAreAnswered(t *testing.T) {
 		if r.Status != jobs.StatusOK || r.Transport != "amqp" {
 			t.Fatalf("%s: %+v", id, r)
 		}
+	}
+}
+
+// A result that no queue takes is kept, its job is done, and the session goes
+// on.
+func TestUnroutableResultsAreKept(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	body := `{"schema":1,"job_id":"lost","action":"test.read"}`
+	if err := b.core.Submit(t.Context(), CoreMessage{Queue: "usm_poller-sat-7", ID: "lost", ReplyTo: "nowhere", Body: []byte(body)}); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(patience)
+	for b.spool.Len() == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("the result is not kept")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.submit(t, "next", "test.read", 0)
+	if r := b.collect(t, 1)["next"]; r.Status != jobs.StatusOK {
+		t.Errorf("the next job: %s", r.Status)
+	}
+	if m, ok := b.spool.Find("lost"); !ok || m.ReplyTo != "nowhere" {
+		t.Errorf("kept: %+v", m)
 	}
 }

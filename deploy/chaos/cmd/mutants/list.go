@@ -38,7 +38,7 @@ func mutants() []mutant {
 			new: "r.Status = statusOf(fault, Read)",
 		},
 		{
-			name: "a late copy of a write has expired", file: "jobs/write.go",
+			name: "a late copy of a write has expired", file: "jobs/write.go", test: "TestLateCopyOfAWrite",
 			old: "if t.job.Class != Write || t.d.Journal == nil || !t.d.Journal.Known(t.writeKey()) {",
 			new: "if true {",
 		},
@@ -53,17 +53,17 @@ func mutants() []mutant {
 			new: "d.counts.received.Add(1)\n\tdel.Receipt.Ack()\n\tdel.Receipt = onceAcked{del.Receipt}",
 		},
 		{
-			name: "a returned result counts as sent", file: "broker/publish.go",
+			name: "a returned result counts as sent", file: "broker/publish.go", test: "TestUnroutableResultsAreKept",
 			old: "return errUnroutable\n\t}\n\treturn nil",
 			new: "return nil\n\t}\n\treturn nil",
 		},
 		{
-			name: "deadlines are ignored", file: "jobs/task.go",
+			name: "deadlines are ignored", file: "jobs/task.go", test: "TestSimulate",
 			old: "if !t.job.Deadline.IsZero() && !time.Now().Before(t.job.Deadline) {",
 			new: "if false {",
 		},
 		{
-			name: "the answer is another job's", file: "jobs/recent.go",
+			name: "the answer is another job's", file: "jobs/recent.go", test: "TestSimulate",
 			old: "e, ok := r.byJob[jobID]",
 			new: "e, ok := r.order.Back(), r.order.Len() > 0 && jobID[len(jobID)-1] == '7'",
 		},
