@@ -41,7 +41,7 @@ type startFunc struct {
 
 // conformers lists the rows of all families.
 func conformers() []conformer {
-	return slices.Concat(reachRows(), snmpRows(), consoleRows(), netconfRows(), networkRows())
+	return slices.Concat(reachRows(), snmpRows(), consoleRows(), netconfRows(), networkRows(), routerosRows(), discoverRows())
 }
 
 // canary is the password of every wrong credential: it must be found nowhere.

@@ -12,9 +12,11 @@ import (
 
 	"usm-satellite/drivers/arp"
 	"usm-satellite/drivers/cli"
+	"usm-satellite/drivers/discover"
 	"usm-satellite/drivers/dns"
 	"usm-satellite/drivers/icmp"
 	"usm-satellite/drivers/netconf"
+	"usm-satellite/drivers/routeros"
 	"usm-satellite/drivers/secureshell"
 	"usm-satellite/drivers/snmp"
 	"usm-satellite/drivers/tcp"
@@ -41,17 +43,20 @@ func All(o Options) (registry jobs.Registry, closeAll func()) {
 	pinger := icmp.New(o.Network)
 	ssh := secureshell.New(secureshell.Options{Network: o.Network, StateDir: o.StateDir, Secret: o.Secret})
 	console := cli.New(cli.Options{Network: o.Network, SSH: ssh, Idle: sessionIdle})
+	walker := snmp.Actions(snmp.Options{Network: o.Network, Secret: o.Secret})
 	registry = make(jobs.Registry)
 	for _, family := range []jobs.Registry{
 		pinger.Actions(),
 		tcp.Actions(o.Network),
-		snmp.Actions(snmp.Options{Network: o.Network, Secret: o.Secret}),
+		walker,
 		console.Actions(),
 		netconf.New(ssh).Actions(),
 		arp.Actions(o.Network),
 		dns.Actions(o.Network),
 		traceroute.Actions(o.Network),
 		web.Actions(web.Options{Network: o.Network, Secret: o.Secret}),
+		routeros.Actions(routeros.Options{Network: o.Network, Secret: o.Secret}),
+		discover.Actions(discover.Options{Network: o.Network, Pinger: pinger, SNMP: walker["snmp.get"].Driver}),
 	} {
 		maps.Copy(registry, family)
 	}

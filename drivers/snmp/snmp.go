@@ -121,6 +121,9 @@ type varbinds struct {
 	Varbinds []Varbind `json:"varbinds"`
 }
 
+// List returns what snmp.get read, for drivers that build on it.
+func (v varbinds) List() []Varbind { return v.Varbinds }
+
 // chunks yields the parts of s that have at most n elements.
 func chunks(s []string, n int) func(func([]string) bool) {
 	return func(yield func([]string) bool) {
