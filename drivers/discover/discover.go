@@ -21,13 +21,17 @@ import (
 type Options struct {
 	Network *jobs.Network
 	Pinger  *icmp.Pinger
-	SNMP    jobs.Driver // of snmp.get
+	SNMP    jobs.Driver   // of snmp.get
+	Wait    time.Duration // for the answer to a probe; 0: 1 s
 }
 
 type driver struct{ Options }
 
 // Actions returns discover.scan.
 func Actions(o Options) jobs.Registry {
+	if o.Wait == 0 {
+		o.Wait = usualWait
+	}
 	return jobs.Registry{"discover.scan": {Class: jobs.Read, Check: check, Driver: driver{o}}}
 }
 

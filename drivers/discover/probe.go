@@ -13,12 +13,12 @@ import (
 	"usm-satellite/jobs"
 )
 
-// How long one probe of one address may take. A scan counts on most addresses
-// being silent; a device that needs longer is no use to poll.
+// How long one probe of one address may take, unless Options say otherwise: a
+// scan counts on most addresses being silent. SNMP gets longer, because each
+// request has retries.
 const (
-	pingWait = time.Second
-	dialWait = time.Second
-	snmpWait = 3 * time.Second // of all credentials
+	usualWait  = time.Second
+	snmpFactor = 3
 )
 
 // host is an address that answered.
@@ -78,7 +78,7 @@ func (s *scan) stopped() error {
 }
 
 func (s *scan) ping(ctx context.Context, addr netip.Addr, o *outcome) {
-	ctx, cancel := context.WithTimeout(ctx, pingWait)
+	ctx, cancel := context.WithTimeout(ctx, s.Wait)
 	defer cancel()
 	rtt, ok, err := s.Pinger.Ping(ctx, addr)
 	var fault *jobs.Fault
@@ -92,7 +92,7 @@ func (s *scan) ping(ctx context.Context, addr netip.Addr, o *outcome) {
 }
 
 func (s *scan) dial(ctx context.Context, addr netip.Addr, port uint16, o *outcome) {
-	ctx, cancel := context.WithTimeout(ctx, dialWait)
+	ctx, cancel := context.WithTimeout(ctx, s.Wait)
 	defer cancel()
 	text := strconv.Itoa(int(port))
 	conn, err := s.Network.DialContext(ctx, "tcp", net.JoinHostPort(addr.String(), text))
@@ -117,7 +117,7 @@ func (s *scan) dial(ctx context.Context, addr netip.Addr, port uint16, o *outcom
 }
 
 func (s *scan) system(ctx context.Context, addr netip.Addr, o *outcome) {
-	ctx, cancel := context.WithTimeoutCause(ctx, snmpWait, jobs.ErrTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, snmpFactor*s.Wait, jobs.ErrTimeout)
 	defer cancel()
 	oids, err := json.Marshal(map[string][]string{"oids": {sysDescr, sysObjectID, sysName}})
 	if err != nil {
@@ -126,7 +126,7 @@ func (s *scan) system(ctx context.Context, addr netip.Addr, o *outcome) {
 	}
 	out, err := s.SNMP.Run(ctx, &jobs.Job{
 		ID: s.job.ID, Action: "snmp.get", Target: jobs.Target{Address: addr.String()}, Params: oids,
-		Credentials: s.job.Credentials, Timeout: snmpWait, Class: jobs.Read,
+		Credentials: s.job.Credentials, Timeout: snmpFactor * s.Wait, Class: jobs.Read,
 	})
 	var fault *jobs.Fault
 	if errors.As(err, &fault) && hopeless(fault) {
