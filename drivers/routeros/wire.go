@@ -2,6 +2,7 @@ package routeros
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"io"
 )
@@ -31,13 +32,14 @@ func appendWord(b []byte, word string) []byte {
 	case n < 0x80:
 		b = append(b, byte(n))
 	case n < 0x4000:
-		b = append(b, byte(n>>8)|0x80, byte(n))
+		b = append(b, byte(n>>8|0x80), byte(n&0xFF))
 	case n < 0x200000:
-		b = append(b, byte(n>>16)|0xC0, byte(n>>8), byte(n))
+		four := binary.BigEndian.AppendUint32(nil, n|0xC00000)
+		b = append(b, four[1:]...)
 	case n < 0x10000000:
-		b = append(b, byte(n>>24)|0xE0, byte(n>>16), byte(n>>8), byte(n))
+		b = binary.BigEndian.AppendUint32(b, n|0xE0000000)
 	default:
-		b = append(b, 0xF0, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+		b = binary.BigEndian.AppendUint32(append(b, 0xF0), n)
 	}
 	return append(b, word...)
 }
@@ -79,7 +81,7 @@ func readLength(r io.ByteReader) (int, error) {
 	if n > maxWord {
 		return 0, errTooLong
 	}
-	return int(n), nil //nolint:gosec // at most maxWord
+	return int(n), nil
 }
 
 // noEOF: a connection that ends inside a sentence did not end well.
