@@ -32,7 +32,8 @@ func appendWord(b []byte, word string) []byte {
 	case n < 0x80:
 		b = append(b, byte(n))
 	case n < 0x4000:
-		b = append(b, byte(n>>8|0x80), byte(n&0xFF))
+		four := binary.BigEndian.AppendUint32(nil, n|0x8000)
+		b = append(b, four[2:]...)
 	case n < 0x200000:
 		four := binary.BigEndian.AppendUint32(nil, n|0xC00000)
 		b = append(b, four[1:]...)
