@@ -98,6 +98,45 @@ func TestScanAsksSNMP(t *testing.T) {
 	}
 }
 
+// Silence and garbage make no host, and do not hold the scan up.
+func TestScanPassesBadAgentsBy(t *testing.T) {
+	for name, answer := range map[string][]byte{"silent": nil, "garbled": []byte("220 ready\r\n")} {
+		t.Run(name, func(t *testing.T) {
+			agent, err := net.ListenPacket("udp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			done, asked := make(chan struct{}), 0
+			go func() {
+				defer close(done)
+				packet := make([]byte, 2048)
+				for {
+					_, from, err := agent.ReadFrom(packet)
+					if err != nil {
+						return
+					}
+					asked++
+					if answer != nil {
+						_, _ = agent.WriteTo(answer, from)
+					}
+				}
+			}()
+			action := scanner(t, agent.LocalAddr().(*net.UDPAddr).Port, "127.0.0.0/8")
+			d := action.Driver.(driver)
+			d.Wait = time.Second
+			action.Driver = d
+			j := job(`{"network":"127.0.0.1/32","probes":["snmp"]}`)
+			j.Credentials = []jobs.Credential{{SNMP: &jobs.SNMPCredential{Version: "2c", Community: jobs.NewSecret(lab.Community)}}}
+			found := scanned(t, action, j)
+			agent.Close()
+			<-done
+			if found.Scanned != 1 || found.Answered != 0 || len(found.Hosts) != 0 || asked == 0 {
+				t.Errorf("asked %d times, got %+v", asked, found)
+			}
+		})
+	}
+}
+
 func TestNothingIsAllowed(t *testing.T) {
 	out, err := scanner(t, 0, "127.0.0.1/32").Driver.Run(t.Context(), job(`{"network":"127.0.1.0/24"}`))
 	fault := jobs.FaultOf(t.Context(), err)
