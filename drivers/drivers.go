@@ -31,7 +31,7 @@ type Options struct {
 	StateDir string // for learned host keys; "": they last as long as the process
 	Logger   *slog.Logger
 	// Secret finds the credential that a job names by ref; nil: none are known.
-	Secret func(ref string) (jobs.Credential, *jobs.Fault)
+	Secret jobs.SecretFunc
 }
 
 // sessionIdle is how long a device's command line is kept for its next job.

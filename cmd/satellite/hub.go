@@ -207,16 +207,7 @@ func serveMetrics(ctx context.Context, address string, hub *tunnel.Hub) (stop fu
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 		_, _ = w.Write([]byte(stateOf(hub).metrics()))
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	done := make(chan struct{})
-	go func() { // ends with stop
-		defer close(done)
-		_ = server.Serve(ln)
-	}()
-	return func() {
-		_ = server.Close()
-		<-done
-	}, nil
+	return serveHTTP(ln, mux), nil
 }
 
 func (h hubStatus) metrics() string {

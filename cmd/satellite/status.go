@@ -117,6 +117,15 @@ func serveSocket(ctx context.Context, kind, stateDir string, handler http.Handle
 		failed(err)
 		return func() {}
 	}
+	end := serveHTTP(ln, handler)
+	return func() {
+		end()
+		_ = os.Remove(ln.Addr().String())
+	}
+}
+
+// serveHTTP answers on a listener until stop is called, which closes it.
+func serveHTTP(ln net.Listener, handler http.Handler) (stop func()) {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan struct{})
 	go func() { // ends with stop
@@ -126,7 +135,6 @@ func serveSocket(ctx context.Context, kind, stateDir string, handler http.Handle
 	return func() {
 		_ = server.Close()
 		<-done
-		_ = os.Remove(ln.Addr().String())
 	}
 }
 

@@ -28,7 +28,7 @@ const (
 type Options struct {
 	Network *jobs.Network
 	// Secret finds the credential that a job names by ref; nil: none are known.
-	Secret func(ref string) (jobs.Credential, *jobs.Fault)
+	Secret jobs.SecretFunc
 }
 
 type driver struct{ Options }
@@ -76,18 +76,12 @@ func refused(err error) bool {
 }
 
 func (d driver) logins(job *jobs.Job) ([]jobs.LoginCredential, *jobs.Fault) {
+	all, fault := d.Secret.Resolve(job)
+	if fault != nil {
+		return nil, fault
+	}
 	var logins []jobs.LoginCredential
-	for _, c := range job.Credentials {
-		if c.Ref != "" {
-			if d.Secret == nil {
-				return nil, jobs.Faultf(jobs.CodeNoCredentials, jobs.StageCredentials, "credentials: this satellite has no secrets to refer to")
-			}
-			found, fault := d.Secret(c.Ref)
-			if fault != nil {
-				return nil, fault
-			}
-			c = found
-		}
+	for _, c := range all {
 		if c.Login != nil {
 			logins = append(logins, *c.Login)
 		}

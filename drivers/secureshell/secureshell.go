@@ -35,13 +35,13 @@ type Options struct {
 	Network  *jobs.Network
 	StateDir string // where known_hosts is kept; empty: host keys last as long as the process
 	// Secret finds the credential that a job names by ref; nil: none are known.
-	Secret func(ref string) (jobs.Credential, *jobs.Fault)
+	Secret jobs.SecretFunc
 }
 
 // Dialer opens connections. Make it with New; it is used from many goroutines.
 type Dialer struct {
 	network *jobs.Network
-	secret  func(ref string) (jobs.Credential, *jobs.Fault)
+	secret  jobs.SecretFunc
 	keys    *HostKeys
 	cpu     chan struct{} // a token for each handshake that may compute
 }
@@ -59,21 +59,12 @@ func New(o Options) *Dialer {
 // Resolve returns the job with the credentials themselves where it has named
 // them by reference.
 func (d *Dialer) Resolve(job *jobs.Job) (*jobs.Job, *jobs.Fault) {
-	resolved := *job
-	resolved.Credentials = nil
-	for _, c := range job.Credentials {
-		if c.Ref != "" {
-			if d.secret == nil {
-				return nil, jobs.Faultf(jobs.CodeNoCredentials, jobs.StageCredentials, "credentials: this satellite has no secrets to refer to")
-			}
-			found, fault := d.secret(c.Ref)
-			if fault != nil {
-				return nil, fault
-			}
-			c = found
-		}
-		resolved.Credentials = append(resolved.Credentials, c)
+	creds, fault := d.secret.Resolve(job)
+	if fault != nil {
+		return nil, fault
 	}
+	resolved := *job
+	resolved.Credentials = creds
 	return &resolved, nil
 }
 

@@ -10,18 +10,12 @@ import (
 )
 
 func (d *driver) credentials(job *jobs.Job) ([]jobs.SNMPCredential, *jobs.Fault) {
+	all, fault := d.Secret.Resolve(job)
+	if fault != nil {
+		return nil, fault
+	}
 	var creds []jobs.SNMPCredential
-	for _, c := range job.Credentials {
-		if c.Ref != "" {
-			if d.Secret == nil {
-				return nil, jobs.Faultf(jobs.CodeNoCredentials, jobs.StageCredentials, "credentials: this satellite has no secrets to refer to")
-			}
-			found, fault := d.Secret(c.Ref)
-			if fault != nil {
-				return nil, fault
-			}
-			c = found
-		}
+	for _, c := range all {
 		if c.SNMP != nil {
 			creds = append(creds, *c.SNMP)
 		}

@@ -17,7 +17,7 @@ import (
 type Options struct {
 	Network *jobs.Network
 	// Secret finds the credential that a job names by ref; nil: none are known.
-	Secret func(ref string) (jobs.Credential, *jobs.Fault)
+	Secret jobs.SecretFunc
 }
 
 // driver is what the actions share.

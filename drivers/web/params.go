@@ -117,18 +117,12 @@ func ours(name string) bool {
 }
 
 func (d driver) logins(job *jobs.Job) ([]jobs.HTTPCredential, *jobs.Fault) {
+	all, fault := d.Secret.Resolve(job)
+	if fault != nil {
+		return nil, fault
+	}
 	var found []jobs.HTTPCredential
-	for _, c := range job.Credentials {
-		if c.Ref != "" {
-			if d.Secret == nil {
-				return nil, jobs.Faultf(jobs.CodeNoCredentials, jobs.StageCredentials, "credentials: this satellite has no secrets to refer to")
-			}
-			named, fault := d.Secret(c.Ref)
-			if fault != nil {
-				return nil, fault
-			}
-			c = named
-		}
+	for _, c := range all {
 		if c.HTTP != nil {
 			found = append(found, *c.HTTP)
 		}

@@ -30,7 +30,7 @@ const maxHeader = 64 << 10 // octets
 type Options struct {
 	Network *jobs.Network
 	// Secret finds the credential that a job names by ref; nil: none are known.
-	Secret func(ref string) (jobs.Credential, *jobs.Fault)
+	Secret jobs.SecretFunc
 }
 
 type driver struct{ Options }
