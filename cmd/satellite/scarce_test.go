@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"usm-satellite/broker"
+	"usm-satellite/jobs"
+)
+
+// limited starts a satellite under a limit of the shell's ulimit.
+func (s *site) limited(ulimit string, more ...string) *process {
+	s.t.Helper()
+	p := &process{cmd: exec.Command("/bin/sh", "-c", "ulimit "+ulimit+"; exec "+program), out: &output{}, done: make(chan struct{})}
+	p.cmd.Env = []string{"PATH=/usr/bin:/bin"}
+	for k, v := range s.env(more...) {
+		p.cmd.Env = append(p.cmd.Env, k+"="+v)
+	}
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	s.must(p.cmd.Start())
+	go func() {
+		defer close(p.done)
+		_ = p.cmd.Wait()
+	}()
+	s.t.Cleanup(func() {
+		p.stop(s.t)
+		if s.t.Failed() {
+			s.t.Log(last(p.out.String(), 6000))
+		}
+	})
+	p.says(s.t, "taking jobs")
+	return p
+}
+
+// With too few descriptors, jobs fail with a clear word, the satellite stays,
+// and works again when the rush is over.
+func TestFewDescriptors(t *testing.T) {
+	s, agent := newSite(t, rabbit), snmpd(t)
+	s.limited("-n 64")
+	core := s.core(broker.CoreOptions{})
+	bodies := make(map[string][]byte)
+	for i := range 400 {
+		id := fmt.Sprintf("f-%d", i)
+		bodies[id] = job(id, "snmp.walk", fmt.Sprintf(`"target":{"address":"127.0.0.1","port":%d,"device_id":"%s"},`, agent.Port, id)+
+			community("public")+`,"params":{"root":"1.3.6.1.2.1.1"}`)
+	}
+	count := make(map[string]int)
+	for id, r := range s.ask(core, bodies) {
+		what := string(r.Status)
+		if r.Error != nil {
+			what += " " + string(r.Error.Code)
+			if r.Error.Code == jobs.CodeInternal {
+				t.Errorf("%s: %v", id, r.Error)
+			}
+		}
+		count[what]++
+	}
+	t.Log(count)
+	if count["ok"] == 0 {
+		t.Error("not one job was ok")
+	}
+	allOK(t, s.ask(core, kinds("after-", agent.Port)), "amqp")
+}
+
+// Many large answers at a time in little memory: all of them whole, and the
+// process within bounds.
+func TestLittleMemory(t *testing.T) {
+	s, agent := newSite(t, rabbit), snmpd(t)
+	p := s.satellite("GOMEMLIMIT", "64MiB", "USM_CONCURRENCY", "64")
+	bodies := make(map[string][]byte)
+	for i := range 120 {
+		id := fmt.Sprintf("m-%d", i)
+		bodies[id] = job(id, "snmp.walk", fmt.Sprintf(`"target":{"address":"127.0.0.1","port":%d,"device_id":"%s"},"timeout_ms":60000,`, agent.Port, id)+
+			community("public")+`,"params":{"root":"1.3.6.1.2.1"}`)
+	}
+	size := 0
+	for id, r := range s.ask(s.core(broker.CoreOptions{}), bodies) {
+		if r.Status != jobs.StatusOK {
+			t.Errorf("%s: %s %v", id, r.Status, r.Error)
+		}
+		size += len(r.Data)
+	}
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/status")
+	s.must(err)
+	_, after, _ := strings.Cut(string(text), "VmHWM:")
+	var peak int
+	_, _ = fmt.Sscan(after, &peak)
+	t.Logf("%d answers of %d KiB each; peak %d MiB resident (with the race detector)", len(bodies), size/len(bodies)>>10, peak>>10)
+	if peak>>10 > 1024 {
+		t.Errorf("peak of %d MiB", peak>>10)
+	}
+}
