@@ -14,7 +14,7 @@ func mutants() []mutant {
 			new: "err = os.Rename(f.Name(), j.path(key, \".claim\"))",
 		},
 		{
-			name: "a claim is not locked", file: "jobs/journal.go", test: "TestNoWriteTwiceUnderKills",
+			name: "a claim is not locked", file: "jobs/journal.go", test: "TestClaimIsHeldByOne",
 			old: "err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)", new: "err := error(nil)\n\t_ = syscall.LOCK_EX",
 		},
 		{
