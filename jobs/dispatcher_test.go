@@ -388,3 +388,36 @@ func TestSlotsForPeople(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 	})
 }
+
+// A core that mends a job, or asks again where that may help, is served under
+// the same id; a copy of one message never is.
+func TestAskingAgain(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, d *Dispatcher, b *fakeBroker) {
+		last := func(id string) Result { return b.results[id][len(b.results[id])-1] }
+		d.Handle(t.Context(), b.delivery("1", body("a", "ok", `"timeout_ms":-1`)))
+		d.Handle(t.Context(), b.delivery("2", body("a", "ok", "")))
+		if r := last("a"); r.Status != StatusOK || r.FromStore {
+			t.Errorf("the mended job: %s, from store %t", r.Status, r.FromStore)
+		}
+		d.Handle(t.Context(), b.delivery("3", body("a", "ok", "")))
+		if r := last("a"); !r.FromStore {
+			t.Error("a job that was ok is run again")
+		}
+		d.Handle(t.Context(), b.delivery("4", body("s", "silent", "")))
+		again := b.delivery("4", body("s", "silent", ""))
+		again.Receipt = fakeReceipt{b, "4, again"}
+		d.Handle(t.Context(), again)
+		if r := last("s"); !r.FromStore {
+			t.Error("a copy of a message is run again")
+		}
+		d.Handle(t.Context(), b.delivery("5", body("s", "silent", "")))
+		if r := last("s"); r.FromStore {
+			t.Error("a timeout is the end of a read for a core that asks anew")
+		}
+		d.Handle(t.Context(), b.delivery("6", body("w", "write-slow", `"timeout_ms":1000`)))
+		d.Handle(t.Context(), b.delivery("7", body("w", "write-slow", `"timeout_ms":1000`)))
+		if r := last("w"); !r.FromStore || r.Status != StatusIndeterminate {
+			t.Errorf("a write that may have run: %s, from store %t", r.Status, r.FromStore)
+		}
+	})
+}

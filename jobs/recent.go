@@ -21,6 +21,7 @@ type recent struct {
 
 type answer struct {
 	jobID string
+	only  string // the one message that it answers: a later one may do better. "": it is the end of the job
 	body  []byte
 	at    time.Time
 }
@@ -50,10 +51,10 @@ func (r *recent) close() {
 	}
 }
 
-func (r *recent) put(jobID string, body []byte) {
+func (r *recent) put(jobID, only string, body []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	a := &answer{jobID: jobID, body: body, at: time.Now()}
+	a := &answer{jobID: jobID, only: only, body: body, at: time.Now()}
 	if r.log != nil {
 		r.log.add(a)
 	}
@@ -80,12 +81,17 @@ func (r *recent) remove(e *list.Element) {
 	r.bytes -= len(a.body)
 }
 
-func (r *recent) get(jobID string) ([]byte, bool) {
+// get returns the answer to a message with a job's id.
+func (r *recent) get(jobID, message string, redelivered bool) ([]byte, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e, ok := r.byJob[jobID]
 	if !ok || time.Since(e.Value.(*answer).at) > r.maxAge {
 		return nil, false
 	}
-	return e.Value.(*answer).body, true
+	a := e.Value.(*answer)
+	if a.only != "" && message != "" && a.only != message && !redelivered {
+		return nil, false
+	}
+	return a.body, true
 }

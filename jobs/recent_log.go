@@ -65,6 +65,13 @@ func openRecentLog(dir string, found func(answer)) (*recentLog, error) {
 	return nil, errNoRecentFile
 }
 
+// logged is the head of a record.
+type logged struct {
+	JobID string
+	Only  string `json:",omitempty"`
+	At    time.Time
+}
+
 // readRecentLog reads up to the first record that is not whole.
 func readRecentLog(path string, found func(answer)) {
 	f, err := os.Open(path)
@@ -93,22 +100,16 @@ func readRecentLog(path string, found func(answer)) {
 			return
 		}
 		line, result, _ := bytes.Cut(body, []byte("\n"))
-		var a struct {
-			JobID string
-			At    time.Time
-		}
+		var a logged
 		if json.Unmarshal(line, &a) == nil {
-			found(answer{jobID: a.JobID, at: a.At, body: result})
+			found(answer{jobID: a.JobID, only: a.Only, at: a.At, body: result})
 		}
 	}
 }
 
 // add notes an answer. What cannot be written is not: the log is a comfort.
 func (l *recentLog) add(a *answer) {
-	line, err := json.Marshal(struct {
-		JobID string
-		At    time.Time
-	}{a.jobID, a.at})
+	line, err := json.Marshal(logged{a.jobID, a.only, a.at})
 	if err != nil {
 		return
 	}

@@ -218,9 +218,22 @@ func (t *task) answer(r *Result) {
 	t.d.begun(t) // or never to be
 	body := r.encode()
 	if t.job.ID != "" {
-		t.d.recent.put(t.job.ID, body)
+		t.d.recent.put(t.job.ID, t.onlyFor(r), body)
 	}
 	t.send(body, t.job.Class == Write)
+}
+
+// onlyFor says which message alone r answers. A copy of that one gets the same
+// answer; but a core that asks anew under the same id, because the job was
+// refused (and has been mended) or because asking again may help, is served.
+// "": r is the end of the job.
+func (t *task) onlyFor(r *Result) string {
+	refused := r.Status == StatusInvalid || r.Status == StatusUnsupported || r.Status == StatusDenied
+	mayHelp := r.Error != nil && r.Error.Retryable && (t.job.Class != Write || t.startedAt.IsZero())
+	if refused || mayHelp {
+		return t.del.MessageID
+	}
+	return ""
 }
 
 // send publishes a result. Where that fails it is kept, and the delivery

@@ -132,7 +132,7 @@ func (t *task) lead() bool {
 
 // answerAgain sends the answer that the job got before, if it did.
 func (t *task) answerAgain() bool {
-	body, ok := t.d.recent.get(t.job.ID)
+	body, ok := t.d.recent.get(t.job.ID, t.del.MessageID, t.del.Redelivered)
 	write := false
 	if !ok && t.d.Outbox != nil {
 		var m Message

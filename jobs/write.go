@@ -238,7 +238,7 @@ func (t *task) record(claim *Claim, r *Result) (*Result, error) {
 	}
 	Failpoint("recorded")
 	t.d.counts.result(r.Status)
-	t.d.recent.put(t.job.ID, winner)
+	t.d.recent.put(t.job.ID, "", winner)
 	t.send(winner, true)
 	return nil, errAnswered
 }
