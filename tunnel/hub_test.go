@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -143,38 +142,9 @@ func TestHubIsSilentToStrangers(t *testing.T) {
 		t.Errorf("the stranger sent %d datagrams and got %d, want some and none", up.In, down.In)
 	}
 
-	junk(t, h, 100_000)
+	junk(t, h, soak(100_000, 1_000_000))
 	tun := startTunnel(t, s.config(key.Public(), local(h)), quiet())
 	exchange(t, dial(t, tun, inner(hubAddr4())), 1, 1000)
-}
-
-// junk sends n datagrams that no peer would, and demands not one byte back.
-func junk(t *testing.T, h *Hub, n int) {
-	t.Helper()
-	c, err := net.Dial("udp", local(h))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	fill := rand.NewChaCha8([32]byte{5})
-	sizes := []int{1, 4, 32, 64, 92, 148, 500, 1400} // those of WireGuard's messages among them
-	buf := make([]byte, 1400)
-	for i := range n {
-		b := buf[:sizes[i%len(sizes)]]
-		_, _ = fill.Read(b)
-		if i%2 == 0 && len(b) >= 4 {
-			copy(b, []byte{byte(1 + i/2%4), 0, 0, 0})
-		}
-		if _, err := c.Write(b); err != nil && !errors.Is(err, syscall.ENOBUFS) {
-			t.Fatal(err)
-		}
-	}
-	if err := c.SetReadDeadline(time.Now().Add(500 * time.Millisecond)); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := c.Read(buf); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the hub answered junk with %d bytes (%v)", got, err)
-	}
 }
 
 func writePeers(t *testing.T, path string, sites ...site) {

@@ -30,9 +30,18 @@ func TestOpenAndCloseLeavesNothing(t *testing.T) {
 	}
 	t.Run("warm up", cycles(3)) // what starts once, starts now
 	before, sockets := goleak.IgnoreCurrent(), openSockets(t)
-	t.Run("cycles", cycles(50))
+	n := soak(50, 1000)
+	start := measureResidue(t)
+	t.Run("cycles", cycles(n/2))
+	middle := measureResidue(t)
+	t.Run("as many again", cycles(n/2))
 	eventually(t, "no more sockets are open than before", func() bool { return openSockets(t) <= sockets })
 	eventually(t, "no more goroutines run than before", func() bool { return goleak.Find(before) == nil })
+	end := measureResidue(t)
+	t.Logf("%d cycles: before: %v; half-way: %v; after: %v", n, start, middle, end)
+	if soaking() { // of few cycles memory says nothing
+		noSlope(t, n/2, middle, end)
+	}
 }
 
 // cycle opens a tunnel, uses it, and closes it: idle, with a connection open,
