@@ -345,6 +345,53 @@ func TestHubTakesTheBrokerThatAnswers(t *testing.T) {
 	}
 }
 
+func TestHubGoesOnToTheNextBroker(t *testing.T) {
+	t.Parallel()
+	a, b, key := newSite(7), newSite(8), NewPrivateKey()
+	first, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, then dies
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { // ends with first
+		for {
+			c, err := first.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.CopyN(c, c, int64(len("the first")))
+			c.Close()
+		}
+	}()
+	second := startEcho(t)
+	cfg := hubConfig(key, first.Addr().String(), a, b)
+	cfg.Brokers = append(cfg.Brokers, second)
+	h, _ := startHub(t, cfg, quiet())
+	tunnels := []*Tunnel{
+		startTunnel(t, a.config(key.Public(), local(h)), quiet()),
+		startTunnel(t, b.config(key.Public(), local(h)), quiet()),
+	}
+	if err := say(dial(t, tunnels[0], inner(hubAddr4())), "the first"); err != nil {
+		t.Error(err)
+	}
+	if got := h.Status().Broker; got != first.Addr().String() {
+		t.Errorf("status names broker %q, want the first", got)
+	}
+	first.Close()
+	var wg sync.WaitGroup
+	conns := []net.Conn{dial(t, tunnels[0], inner(hubAddr4())), dial(t, tunnels[1], inner(hubAddr4()))}
+	for _, c := range conns { // both sites at once
+		wg.Go(func() {
+			if err := say(c, "the second"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if got := h.Status().Broker; got != second {
+		t.Errorf("status names broker %q, want the second", got)
+	}
+}
+
 func TestHubConfigValidate(t *testing.T) {
 	t.Parallel()
 	good := hubConfig(NewPrivateKey(), "127.0.0.1:5672", newSite(7), newSite(8))

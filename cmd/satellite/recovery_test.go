@@ -1,0 +1,144 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"usm-satellite/broker"
+	"usm-satellite/tunnel/impair"
+)
+
+// How long jobs stand still when the way to the broker breaks. The figures are
+// logged; the verdict is only that jobs flow again (wait's patience), for the
+// machine may be slow. RECOVERY_ROUNDS is how often each is tried (default 1).
+func recoveryRounds(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("RECOVERY_ROUNDS")
+	if text == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("RECOVERY_ROUNDS=%q is not a number of rounds", text)
+	}
+	return n
+}
+
+func logMedian(t *testing.T, what string, took []time.Duration) {
+	t.Helper()
+	slices.Sort(took)
+	ms := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+	t.Logf("%s: median %s, best %s, worst %s of %d", what, ms(took[len(took)/2]), ms(took[0]), ms(took[len(took)-1]), len(took))
+}
+
+// answered sends one job and waits for its answer, which must have come by
+// this transport.
+func (s *site) answered(core *broker.Core, id, transport string) {
+	s.t.Helper()
+	body := job(id, "icmp.ping", `"target":{"address":"127.0.0.1"},"params":{"count":1}`)
+	s.must(core.Submit(s.t.Context(), broker.CoreMessage{Queue: "usm_poller-sat-7", ID: id, Body: body}))
+	for {
+		got := s.collect(core, 1)
+		if r, ok := got[id]; ok {
+			allOK(s.t, got, transport)
+			s.t.Logf("%s: attempt %d, from store: %t", id, r.Attempts, r.FromStore)
+			return
+		} // else the answer to an earlier job again, whose acknowledgement was lost
+	}
+}
+
+func settingsOf(lines []string) map[string]string {
+	env := make(map[string]string)
+	for _, line := range lines {
+		key, value, _ := strings.Cut(line, "=")
+		env[key] = value
+	}
+	return env
+}
+
+func TestRecoveryOfARestartedHub(t *testing.T) {
+	s := newSite(t, rabbit)
+	hub, _, settings := s.hub()
+	env := settingsOf(hub.cmd.Env)
+	s.satellite(settings...)
+	core := s.core(broker.CoreOptions{})
+	var took []time.Duration
+	for i := range recoveryRounds(t) {
+		s.answered(core, fmt.Sprintf("before-%d", i), "wireguard+amqp")
+		hub.kill()
+		time.Sleep(time.Second)
+		hub = start(t, []string{"hub"}, env)
+		hub.says(t, "hub is up")
+		back := time.Now()
+		s.answered(core, fmt.Sprintf("after-%d", i), "wireguard+amqp")
+		took = append(took, time.Since(back))
+	}
+	logMedian(t, "hub restarted, first job answered", took)
+}
+
+// blockable puts a UDP path that can be blocked before the hub.
+func (s *site) blockable() (path *impair.Proxy, settings []string) {
+	s.t.Helper()
+	_, port, settings := s.hub()
+	path, err := impair.Listen(1, "127.0.0.1:"+strconv.Itoa(port))
+	s.must(err)
+	s.t.Cleanup(func() { _ = path.Close() })
+	return path, append(settings, "USM_WG_ENDPOINT", path.Addr(),
+		"USM_FALLBACK_DSN", s.node.TLSDSN(s.vhost), "USM_AMQP_CA_FILE", s.node.CAFile)
+}
+
+func TestRecoveryFromUDPBlockedAtTheStart(t *testing.T) {
+	s := newSite(t, rabbit)
+	path, settings := s.blockable()
+	path.Set(impair.Rules{BlackHole: true})
+	core := s.core(broker.CoreOptions{})
+	var took []time.Duration
+	for i := range recoveryRounds(t) {
+		began := time.Now()
+		p := start(t, nil, s.env(settings...))
+		s.answered(core, fmt.Sprintf("first-%d", i), "amqps")
+		took = append(took, time.Since(began))
+		p.stop(t)
+	}
+	logMedian(t, "UDP blocked from the start, first job answered by AMQPS", took)
+}
+
+func TestRecoveryFromUDPBlockedInTheMiddle(t *testing.T) {
+	s := newSite(t, rabbit)
+	path, settings := s.blockable()
+	core := s.core(broker.CoreOptions{})
+	var moved, took []time.Duration // the satellite is on AMQPS; a job is answered that was sent into the silence
+	for i := range recoveryRounds(t) {
+		path.Set(impair.Rules{})
+		p := s.satellite(settings...)
+		s.answered(core, fmt.Sprintf("before-%d", i), "wireguard+amqp")
+		path.Set(impair.Rules{BlackHole: true})
+		blocked := time.Now()
+		taken := make(chan time.Duration, 1)
+		go func() { // ends with the process
+			for {
+				select {
+				case <-p.done:
+					close(taken)
+					return
+				case <-time.After(20 * time.Millisecond):
+				}
+				if strings.Count(p.out.String(), "taking jobs") > 1 {
+					taken <- time.Since(blocked)
+					return
+				}
+			}
+		}()
+		s.answered(core, fmt.Sprintf("after-%d", i), "amqps")
+		moved = append(moved, <-taken)
+		took = append(took, time.Since(blocked))
+		p.stop(t)
+	}
+	logMedian(t, "UDP blocked in the middle, on AMQPS", moved)
+	logMedian(t, "UDP blocked in the middle, first job answered by AMQPS", took)
+}
