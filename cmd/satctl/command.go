@@ -59,6 +59,8 @@ func find(name string) (command, bool) {
 		return command{keygenHelp, keygen}, true
 	case "top":
 		return command{topHelp, top}, true
+	case "simulate":
+		return command{simulateHelp, simulate}, true
 	case "demo":
 		return command{demoHelp, demo}, true
 	case "version":
@@ -79,6 +81,7 @@ Commands:
   revoke    cut a satellite off
   keygen    make a WireGuard key that stays at the site
   top       show the satellites live
+  simulate  be a network device, good or bad, to try jobs on
   demo      show the whole path on this machine, with real parts
   version   print the version
 
