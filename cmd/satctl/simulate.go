@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -150,9 +151,7 @@ func showDevice(out io.Writer, profile *simulator.Profile, o simulator.Options, 
 	fmt.Fprintf(out, "%s: %s\n", profile.Name, profile.Title)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	faults := profile.Faults()
-	for service, fault := range o.Faults {
-		faults[service] = fault
-	}
+	maps.Copy(faults, o.Faults)
 	for _, service := range simulator.Services() {
 		note := profile.Access(service)
 		if fault := faults[service]; fault != "" {

@@ -62,8 +62,8 @@ func (d *device) serveSNMP(ctx context.Context, conn net.PacketConn) error {
 			}
 			continue
 		case Drip:
-			if pause(ctx, dripAnswer) != nil {
-				return nil
+			if err := pause(ctx, dripAnswer); err != nil {
+				return err
 			}
 		default: // a good answer
 		}

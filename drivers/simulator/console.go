@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -166,7 +167,7 @@ func (d *device) answer(line string) ([]string, bool) {
 	if ok && line == "show running-config" {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		output = append(output[:len(output):len(output)], d.configured...)
+		output = append(slices.Clip(output), d.configured...)
 	}
 	return output, ok
 }

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"strconv"
 	"sync"
@@ -63,9 +64,7 @@ func (p *Profile) Run(ctx context.Context, o Options) error {
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
-	for service, fault := range p.faults {
-		d.faults[service] = fault
-	}
+	maps.Copy(d.faults, p.faults)
 	for service, fault := range o.Faults {
 		if err := fault.check(service); err != nil {
 			return err

@@ -63,7 +63,7 @@ func parseValue(kind, text string) (gosnmp.Asn1BER, any, error) {
 	case gosnmp.TimeTicks:
 		var v uint64
 		v, err = strconv.ParseUint(text, 10, 32)
-		value = uint32(v) //nolint:gosec // of 32 bits, as parsed
+		value = uint32(v)
 	case gosnmp.Counter64:
 		value, err = strconv.ParseUint(text, 10, 64)
 	case gosnmp.OctetString, gosnmp.Opaque:
