@@ -1,7 +1,7 @@
 # The two commands for everybody: make demo and make test. Each installs what
 # it lacks, starts real services of its own on loopback, and ends them.
 
-.PHONY: all help deps lint build test demo compose chaos chaos-long simulate soak mutants fuzz bench clean
+.PHONY: all help deps lint build test demo compose chaos chaos-long simulate recovery soak mutants fuzz bench clean
 
 all: lint build test
 
@@ -35,6 +35,9 @@ chaos: deps build ## kills and partitions under load: no job lost, no write twic
 
 simulate: ## SEEDS (default 100000) random schedules in virtual time
 	@SIM_SEEDS=$(or $(SEEDS),100000) go test -timeout 60m -run TestSimulate -v ./jobs
+
+recovery: ## how long jobs stand still when the way breaks; ROUNDS (default 5)
+	@RECOVERY_ROUNDS=$(or $(ROUNDS),5) go test -tags recovery -count=1 -timeout 60m -v -run TestRecovery ./cmd/satellite
 
 soak: ## 1,000 tunnel cycles, a million datagrams of junk, every port of the hub
 	@SOAK=1 go test -count=1 -timeout 20m -v -run 'TestOpenAndCloseLeavesNothing|TestHubIsSilentToStrangers|TestHubRefusesEveryOtherPort' ./tunnel

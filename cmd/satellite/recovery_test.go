@@ -1,3 +1,5 @@
+//go:build recovery
+
 package main
 
 import (

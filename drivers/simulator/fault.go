@@ -84,7 +84,7 @@ const (
 	dripPause      = 100 * time.Millisecond
 	dripAnswer     = 3 * time.Second // of SNMP
 	floodPackets   = 300             // for one request
-	dropAfter      = 200             // bytes of Telnet and HTTP
+	dropAfter      = 100             // bytes of Telnet and HTTP
 	dropAfterSSH   = 2500            // in the session, behind the key exchange
 	dropPackets    = 3               // answers of SNMP
 	maxConnections = 64

@@ -20,6 +20,8 @@ func (s *session) fault(err error) error {
 	}
 	var fault *jobs.Fault
 	switch {
+	case s.ctx.Err() != nil && s.Version != gosnmp.Version3 && !s.heard && s.wire.answers == 0:
+		return connect(jobs.CodeTimeout, "no answer within the job's time limit: the device is silent, or the community is wrong (devices meet that with silence)")
 	case s.ctx.Err() != nil:
 		return connect(jobs.CodeTimeout, "no answer within the job's time limit")
 	case errors.As(err, &fault):
