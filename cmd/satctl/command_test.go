@@ -10,7 +10,7 @@ import (
 )
 
 func commands() []string {
-	return []string{"submit", "enroll", "revoke", "keygen", "top", "demo", "version"}
+	return []string{"submit", "enroll", "revoke", "keygen", "top", "simulate", "demo", "version"}
 }
 
 // inProcess runs a command line that ends before it touches anything.
