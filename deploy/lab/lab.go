@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -138,13 +137,4 @@ func find(name, pkg string, places ...string) (string, error) {
 		return "", fmt.Errorf("%s %w: run make deps, or apt-get install %s", name, errMissing, pkg)
 	}
 	return path, nil
-}
-
-// Close ends several services and collects what went wrong.
-func Close(closers ...io.Closer) error {
-	var all []error
-	for _, c := range closers {
-		all = append(all, c.Close())
-	}
-	return errors.Join(all...)
 }
