@@ -72,14 +72,6 @@ func threeSpaces(t *testing.T) (satellite string) {
 	return s
 }
 
-// TestMain keeps the main thread from the tests: /proc/net, in which the lab
-// looks for the ports of its servers, is the main thread's namespace, and a
-// test that enters another one must not do that there.
-func TestMain(m *testing.M) {
-	runtime.LockOSThread()
-	m.Run()
-}
-
 // enter puts the goroutine of the test into a network namespace. Its thread is
 // never given back.
 func enter(t *testing.T, space string) {

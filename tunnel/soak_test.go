@@ -135,7 +135,7 @@ func junkDatagram(random *rand.Rand, noise []byte, i int) []byte {
 
 func droppedAt(t *testing.T, port uint16) (dropped int) {
 	t.Helper()
-	eventually(t, "the hub's socket is in /proc/net/udp", func() (ok bool) {
+	eventually(t, "the kernel's table names the hub's socket", func() (ok bool) {
 		_, dropped, ok = receiveQueue(t, port)
 		return ok
 	})
@@ -144,10 +144,11 @@ func droppedAt(t *testing.T, port uint16) (dropped int) {
 
 // receiveQueue says how many bytes wait in the kernel for a UDP port, and how
 // many datagrams it has dropped. The table may miss a socket while others come
-// and go: ok is then false.
+// and go: ok is then false. It is this thread's table: that of the process is
+// its main thread's, which another test may have sent into another namespace.
 func receiveQueue(t *testing.T, port uint16) (waiting uint64, dropped int, ok bool) {
 	t.Helper()
-	table, err := os.ReadFile("/proc/net/udp")
+	table, err := os.ReadFile("/proc/thread-self/net/udp")
 	if err != nil {
 		t.Fatal(err)
 	}

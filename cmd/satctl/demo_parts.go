@@ -162,7 +162,7 @@ func (d *demonstration) until(ctx context.Context, process *child, what string, 
 
 // udpBound says whether somebody has the UDP port.
 func udpBound(port int) bool {
-	for _, table := range []string{"/proc/net/udp", "/proc/net/udp6"} {
+	for _, table := range []string{"/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"} {
 		content, err := os.ReadFile(table)
 		if err == nil && bytes.Contains(content, fmt.Appendf(nil, ":%04X ", port)) {
 			return true

@@ -285,8 +285,10 @@ func pidOnPort(port int) int {
 	return 0
 }
 
+// listeningInode looks into this thread's namespace. /proc/net would be the main
+// thread's, which a test may have sent elsewhere.
 func listeningInode(port int) string {
-	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+	for _, table := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
 		text, _ := os.ReadFile(table)
 		for line := range strings.Lines(string(text)) {
 			f := strings.Fields(line)
