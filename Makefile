@@ -47,7 +47,7 @@ mutants: deps ## break the program in known ways: does the chaos run notice?
 
 chaos-long: deps build ## the same until KILLS (default 10000) satellites were killed
 	@go build -o bin/chaos ./deploy/chaos/cmd/chaos
-	@bin/chaos -duration 1h -kills $(or $(KILLS),10000)
+	@bin/chaos -replicas 6 -kills $(or $(KILLS),10000)
 
 fuzz: ## every fuzz target for FUZZ_TIME (default 10s)
 	@.ci/fuzz

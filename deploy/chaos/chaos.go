@@ -1,4 +1,4 @@
-// Package chaos runs two satellites, a hub, a broker and a device, kills and
+// Package chaos runs a few satellites, a hub, a broker and a device, kills and
 // separates them at random moments under load, lets them come to rest, and has
 // the ledger judge what was promised. All parts are the real ones; the device
 // is a small SNMP agent that writes down each request before it answers.
@@ -8,11 +8,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,7 +29,8 @@ type Options struct {
 	Dir      string        // for the files of the run; must be empty
 	Seed     uint64        // of every random choice but the timing of processes
 	Duration time.Duration // of the faults
-	Kills    int           // of satellites, at least: the faults go on until then
+	Kills    int           // of satellites, at least: the faults go on until then, and as many of the others as belong to it (quota)
+	Replicas int           // of the satellite, an even number: half behind the tunnel, half on a plain line. 0: 2
 
 	// Failpoints: the binary was built with the tag failpoints, and satellites
 	// end themselves at a random one of them, in place of any moment.
@@ -45,6 +48,7 @@ func limits() ledger.Limits {
 const (
 	publishers = 3
 	jobEvery   = 60 * time.Millisecond // of each publisher
+	maxWaiting = 600                   // jobs; more of them would only grow old
 	calm       = 5 * time.Second       // load without faults, at the end
 	restLimit  = 3 * time.Minute
 )
@@ -101,9 +105,9 @@ func (s *site) load(ctx context.Context, o Options) error {
 
 // torment makes the faults: each victim has a tormentor with a seed of its own.
 func (s *site) torment(ctx context.Context, o Options) error {
+	interrupted := ctx.Err
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	var kills atomic.Int64
 	var all sync.WaitGroup
 	start := func(stream uint64, torment func(context.Context, *rand.Rand) error) {
 		all.Go(func() {
@@ -119,33 +123,89 @@ func (s *site) torment(ctx context.Context, o Options) error {
 	for i, p := range s.replicas {
 		start(uint64(10+i), func(ctx context.Context, rng *rand.Rand) error {
 			if o.Failpoints {
-				return s.trapReplica(ctx, rng, p, &kills)
+				return s.trapReplica(ctx, rng, p)
 			}
-			return s.hurtReplica(ctx, rng, p, &kills)
+			return s.hurtReplica(ctx, rng, p)
 		})
 	}
 	start(3, s.hurtHub)
 	start(4, s.hurtBroker)
-	start(5, s.hurtLines)
-	start(6, s.sample)
+	start(5, s.hurtLine)
+	start(6, s.hurtTunnel)
+	start(7, s.sample)
 
-	until := time.Now().Add(o.Duration)
-	for ctx.Err() == nil && (time.Now().Before(until) || int(kills.Load()) < o.Kills) {
+	began := time.Now()
+	told := began
+	for ctx.Err() == nil && len(s.errs) == 0 && (time.Since(began) < o.Duration || !s.counts.reached(quota(o.Kills))) {
 		pause(ctx, 100*time.Millisecond)
-		if len(s.errs) > 0 {
-			break
+		if time.Since(told) >= time.Minute {
+			told = time.Now()
+			_, _ = fmt.Fprintf(o.Out, "%s: %s, %d jobs wait\n", time.Since(began).Round(time.Second), s.counts.String(), s.core.waiting())
 		}
 	}
 	stop()
 	all.Wait()
-	return nil
+	return interrupted()
+}
+
+// What the faults are called in the ledger.
+const (
+	satelliteKilled  = "satellite kill -9"
+	satelliteEnded   = "satellite SIGTERM"
+	satelliteStopped = "satellite SIGSTOP"
+	satelliteRestart = "satellite restart"
+	hubKilled        = "hub kill -9"
+	brokerKilled     = "broker kill -9"
+	partition        = "partition"
+)
+
+// quota is how many of each fault belong to so many killed satellites.
+func quota(kills int) map[string]int {
+	return map[string]int{satelliteKilled: kills, satelliteEnded: kills / 10, partition: kills / 10, hubKilled: kills / 50, brokerKilled: kills / 50}
+}
+
+// counts are the faults so far, by their kind up to a colon.
+type counts struct {
+	mu     sync.Mutex
+	byKind map[string]int // guarded by mu
+}
+
+func (c *counts) add(kind string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byKind == nil {
+		c.byKind = make(map[string]int)
+	}
+	kind, _, _ = strings.Cut(kind, ":")
+	c.byKind[kind]++
+}
+
+func (c *counts) reached(quota map[string]int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for kind, n := range quota {
+		if c.byKind[kind] < n {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *counts) String() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []string
+	for _, kind := range slices.Sorted(maps.Keys(c.byKind)) {
+		all = append(all, fmt.Sprintf("%d × %s", c.byKind[kind], kind))
+	}
+	return strings.Join(all, ", ")
 }
 
 // revive starts the satellites again, without failpoints, and with no memory
 // of what could not be routed: they would try that again after minutes only.
 func (s *site) revive() error {
 	for _, p := range s.replicas {
-		err := s.fault("satellite restart", func() error {
+		err := s.fault(satelliteRestart, func() error {
 			p.signal(syscall.SIGKILL)
 			p.wait(time.Minute)
 			return p.start()
@@ -162,6 +222,7 @@ func (s *site) fault(kind string, do func() error) error {
 	f := ledger.Fault{Kind: kind, At: time.Now()}
 	err := do()
 	f.Until = time.Now()
+	s.counts.add(kind)
 	if logErr := s.faults.Add(f); err == nil {
 		err = logErr
 	}
@@ -173,7 +234,7 @@ func between(rng *rand.Rand, low, high time.Duration) time.Duration {
 	return low + time.Duration(float64(high-low)*rng.Float64()*rng.Float64())
 }
 
-func (s *site) hurtReplica(ctx context.Context, rng *rand.Rand, p *process, kills *atomic.Int64) error {
+func (s *site) hurtReplica(ctx context.Context, rng *rand.Rand, p *process) error {
 	if !pause(ctx, between(rng, 50*time.Millisecond, 3*time.Second)) {
 		return nil
 	}
@@ -182,14 +243,13 @@ func (s *site) hurtReplica(ctx context.Context, rng *rand.Rand, p *process, kill
 	}
 	switch what := rng.IntN(10); {
 	case what < 7:
-		kills.Add(1)
-		return s.fault("satellite kill -9", func() error {
+		return s.fault(satelliteKilled, func() error {
 			p.signal(syscall.SIGKILL)
 			p.wait(time.Minute)
 			return p.start()
 		})
 	case what < 9:
-		return s.fault("satellite SIGTERM", func() error {
+		return s.fault(satelliteEnded, func() error {
 			p.signal(syscall.SIGTERM)
 			if !p.wait(30 * time.Second) {
 				return fmt.Errorf("%s did not end within 30 s of SIGTERM; see %s", p.name, p.log)
@@ -197,7 +257,7 @@ func (s *site) hurtReplica(ctx context.Context, rng *rand.Rand, p *process, kill
 			return p.start()
 		})
 	default:
-		return s.fault("satellite SIGSTOP", func() error {
+		return s.fault(satelliteStopped, func() error {
 			p.signal(syscall.SIGSTOP)
 			pause(ctx, between(rng, 100*time.Millisecond, 5*time.Second))
 			p.signal(syscall.SIGCONT)
@@ -217,9 +277,9 @@ func failpoints() []string {
 
 // trapReplica tells a satellite to end itself at a failpoint. One that does
 // not come by there in time is killed.
-func (s *site) trapReplica(ctx context.Context, rng *rand.Rand, p *process, kills *atomic.Int64) error {
+func (s *site) trapReplica(ctx context.Context, rng *rand.Rand, p *process) error {
 	name := failpoints()[rng.IntN(len(failpoints()))]
-	err := s.fault("satellite restart", func() error {
+	err := s.fault(satelliteRestart, func() error {
 		p.signal(syscall.SIGKILL)
 		p.wait(time.Minute)
 		return p.start("USM_FAILPOINT=" + name + ":" + strconv.Itoa(1+rng.IntN(10)))
@@ -227,7 +287,6 @@ func (s *site) trapReplica(ctx context.Context, rng *rand.Rand, p *process, kill
 	if err != nil {
 		return err
 	}
-	kills.Add(1)
 	const patience = 5 * time.Second
 	if !p.waitEnd(ctx, patience) {
 		return nil
@@ -240,7 +299,7 @@ func (s *site) hurtHub(ctx context.Context, rng *rand.Rand) error {
 	if !pause(ctx, between(rng, time.Second, 20*time.Second)) {
 		return nil
 	}
-	return s.fault("hub kill -9", func() error {
+	return s.fault(hubKilled, func() error {
 		s.hub.signal(syscall.SIGKILL)
 		s.hub.wait(time.Minute)
 		pause(ctx, between(rng, 0, time.Second))
@@ -249,33 +308,40 @@ func (s *site) hurtHub(ctx context.Context, rng *rand.Rand) error {
 }
 
 func (s *site) hurtBroker(ctx context.Context, rng *rand.Rand) error {
-	if !pause(ctx, between(rng, 10*time.Second, 40*time.Second)) {
+	if !pause(ctx, between(rng, 5*time.Second, 25*time.Second)) {
 		return nil
 	}
-	return s.fault("broker kill -9", func() error {
+	return s.fault(brokerKilled, func() error {
 		s.rabbit.Kill()
 		return s.rabbit.Start(context.WithoutCancel(ctx))
 	})
 }
 
-func (s *site) hurtLines(ctx context.Context, rng *rand.Rand) error {
+// longestSilence is beyond what a satellite takes for a connection that lives.
+const longestSilence = 14 * time.Second
+
+func (s *site) hurtLine(ctx context.Context, rng *rand.Rand) error {
 	if !pause(ctx, between(rng, 200*time.Millisecond, 4*time.Second)) {
 		return nil
 	}
-	silence := between(rng, 100*time.Millisecond, 14*time.Second)
-	switch rng.IntN(3) {
-	case 0:
-		return s.fault("partition: line silent", func() error { s.line.mute(silence); return nil })
-	case 1:
-		return s.fault("partition: tunnel silent", func() error { s.tunnel.mute(silence); return nil })
-	default:
-		return s.fault("partition: line cut", func() error { s.line.cut(); return nil })
+	if rng.IntN(2) == 0 {
+		return s.fault(partition+": line cut", func() error { s.line.cut(); return nil })
 	}
+	silence := between(rng, 100*time.Millisecond, longestSilence)
+	return s.fault(partition+": line silent", func() error { s.line.mute(silence); return nil })
+}
+
+func (s *site) hurtTunnel(ctx context.Context, rng *rand.Rand) error {
+	if !pause(ctx, between(rng, 200*time.Millisecond, 4*time.Second)) {
+		return nil
+	}
+	silence := between(rng, 100*time.Millisecond, longestSilence)
+	return s.fault(partition+": tunnel silent", func() error { s.tunnel.mute(silence); return nil })
 }
 
 func (s *site) sample(ctx context.Context, _ *rand.Rand) error {
 	pause(ctx, time.Second)
-	for _, p := range append([]*process{s.hub}, s.replicas[:]...) {
+	for _, p := range append([]*process{s.hub}, s.replicas...) {
 		if err := s.faults.Add(p.sample()); err != nil {
 			return err
 		}

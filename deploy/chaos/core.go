@@ -92,6 +92,10 @@ func (c *core) publish(ctx context.Context, every time.Duration) {
 	var link publisher
 	defer func() { link.close() }()
 	for ctx.Err() == nil {
+		if c.waiting() > maxWaiting {
+			pause(ctx, every)
+			continue
+		}
 		p, m := c.make()
 		for !link.send(c.dsn, m) {
 			time.Sleep(200 * time.Millisecond)

@@ -81,7 +81,12 @@ type udpProxy struct {
 
 	mu    sync.Mutex
 	flows map[string]*net.UDPConn // by client. Guarded by mu
+	order []string                // of the flows, oldest first. Guarded by mu
 }
+
+// maxFlows is more than the clients that live at a time: those that were
+// killed leave their flows behind.
+const maxFlows = 64
 
 func (p *udpProxy) serve() {
 	buffer := make([]byte, 64<<10)
@@ -108,6 +113,11 @@ func (p *udpProxy) flow(client *net.UDPAddr) *net.UDPConn {
 		return nil
 	}
 	p.flows[client.String()] = flow
+	if p.order = append(p.order, client.String()); len(p.order) > maxFlows {
+		_ = p.flows[p.order[0]].Close()
+		delete(p.flows, p.order[0])
+		p.order = p.order[1:]
+	}
 	go func() { // ends with the flow
 		buffer := make([]byte, 64<<10)
 		for {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"usm-satellite/deploy/chaos/ledger"
@@ -22,14 +23,15 @@ import (
 type site struct {
 	dir      string
 	rabbit   *lab.Rabbit
-	line     *tcpProxy // of the first replica, to the broker
-	tunnel   *udpProxy // of the second one, to the hub
+	line     *tcpProxy // of the odd replicas, to the broker
+	tunnel   *udpProxy // of the even ones, to the hub
 	hub      *process
-	replicas [2]*process
+	replicas []*process
 	devices  []*device
 	core     *core
 
 	published, device, results, faults *ledger.Log
+	counts                             counts
 
 	errs   chan error // the first error that makes the run worthless
 	closer []func()
@@ -158,25 +160,28 @@ func (s *site) startHub(_ context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	private, public, err := newKey()
-	if err != nil {
-		return err
+	var peers strings.Builder
+	for i := range max(2, o.Replicas) / 2 {
+		private, public, err := newKey()
+		if err != nil {
+			return err
+		}
+		address := fmt.Sprintf("10.77.0.%d/32", 7+i)
+		fmt.Fprintf(&peers, "[Peer]\nPublicKey = %s\nAllowedIPs = %s\n\n", public, address)
+		s.replicas = append(s.replicas, &process{name: "a replica on a plain line", env: []string{
+			fmt.Sprintf("US_AMQP_DSN=amqp://%s:%s@%s/", lab.RabbitUser, lab.RabbitPassword, s.line.listener.Addr()),
+		}}, &process{name: "a replica behind the tunnel", env: []string{
+			fmt.Sprintf("US_AMQP_DSN=amqp://%s:%s@10.77.0.1:5672/", lab.RabbitUser, lab.RabbitPassword),
+			"USM_WG_PRIVATE_KEY=" + private, "USM_WG_ADDRESS=" + address, "USM_WG_PEER_PUBLIC_KEY=" + hubPublic,
+			"USM_WG_ENDPOINT=" + s.tunnel.conn.LocalAddr().String(), "USM_WG_ALLOWED_IPS=10.77.0.1/32",
+		}})
 	}
-	peers := fmt.Sprintf("[Peer]\nPublicKey = %s\nAllowedIPs = 10.77.0.7/32\n", public)
-	if err := os.WriteFile(s.path("peers.conf"), []byte(peers), 0o600); err != nil {
+	if err := os.WriteFile(s.path("peers.conf"), []byte(peers.String()), 0o600); err != nil {
 		return err
 	}
 	s.hub = &process{name: "the hub", binary: o.Binary, args: []string{"hub"}, log: s.path("out/hub.log"), env: []string{
 		"USM_HUB_LISTEN=" + s.tunnel.target.String(), "USM_HUB_PRIVATE_KEY=" + hubPrivate, "USM_HUB_ADDRESS=10.77.0.1",
 		"USM_HUB_PORT=5672", "USM_HUB_BROKER=" + s.line.target, "USM_HUB_PEERS_FILE=" + s.path("peers.conf"), "USM_STATE_DIR=" + s.path("hub"),
-	}}
-	s.replicas[1] = &process{name: "the replica behind the tunnel", env: []string{
-		fmt.Sprintf("US_AMQP_DSN=amqp://%s:%s@10.77.0.1:5672/", lab.RabbitUser, lab.RabbitPassword),
-		"USM_WG_PRIVATE_KEY=" + private, "USM_WG_ADDRESS=10.77.0.7/32", "USM_WG_PEER_PUBLIC_KEY=" + hubPublic,
-		"USM_WG_ENDPOINT=" + s.tunnel.conn.LocalAddr().String(), "USM_WG_ALLOWED_IPS=10.77.0.1/32",
-	}}
-	s.replicas[0] = &process{name: "the replica on a plain line", env: []string{
-		fmt.Sprintf("US_AMQP_DSN=amqp://%s:%s@%s/", lab.RabbitUser, lab.RabbitPassword, s.line.listener.Addr()),
 	}}
 	return s.run(s.hub)
 }

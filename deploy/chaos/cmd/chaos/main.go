@@ -37,7 +37,8 @@ func run(ctx context.Context, args []string, out io.Writer) int {
 	binary := flags.String("binary", "bin/satellite", "the satellite")
 	seed := flags.Uint64("seed", 0, "of the random choices; 0: a fresh one")
 	duration := flags.Duration("duration", 45*time.Second, "of the faults")
-	kills := flags.Int("kills", 0, "go on until so many satellites were killed")
+	kills := flags.Int("kills", 0, "go on until so many satellites were killed, a tenth as many stopped and cut off, a fiftieth as many hubs and brokers killed")
+	replicas := flags.Int("replicas", 2, "of the satellite; half of them behind the tunnel")
 	failpoints := flags.Bool("failpoints", false, "satellites end themselves at failpoints; the binary was built with the tag failpoints")
 	keep := flags.Bool("keep", false, "keep the files of the run")
 	judge := flags.String("judge", "", "judge the files of an earlier run again")
@@ -59,7 +60,7 @@ func run(ctx context.Context, args []string, out io.Writer) int {
 	_, _ = fmt.Fprintf(out, "chaos: seed %d, files in %s\n", *seed, dir)
 	name := fmt.Sprintf("seed %d", *seed)
 	err = chaos.Run(ctx, chaos.Options{
-		Binary: path, Dir: dir, Seed: *seed, Duration: *duration, Kills: *kills, Failpoints: *failpoints, Out: out,
+		Binary: path, Dir: dir, Seed: *seed, Duration: *duration, Kills: *kills, Replicas: *replicas, Failpoints: *failpoints, Out: out,
 	})
 	if err != nil {
 		_, _ = fmt.Fprintf(out, "chaos: the run proves nothing: %v (%s)\n", err, name)
