@@ -1,7 +1,7 @@
 # The two commands for everybody: make demo and make test. Each installs what
 # it lacks, starts real services of its own on loopback, and ends them.
 
-.PHONY: all help deps lint build test demo compose chaos chaos-long simulate recovery soak mutants fuzz bench clean
+.PHONY: all help deps lint build test demo compose chaos chaos-long failpoints simulate recovery soak mutants fuzz bench clean
 
 all: lint build test
 
@@ -32,6 +32,10 @@ chaos: deps build ## kills and partitions under load: no job lost, no write twic
 	@bin/chaos -duration 30s
 	@CGO_ENABLED=0 go build -tags failpoints -o bin/satellite-failpoints ./cmd/satellite
 	@bin/chaos -binary bin/satellite-failpoints -failpoints -duration 30s
+
+failpoints: deps ## die at every step of every class of job, REPEATS (default 3) times
+	@CGO_ENABLED=0 go build -tags failpoints -o bin/satellite-failpoints ./cmd/satellite
+	@go run ./deploy/chaos/cmd/chaos -binary bin/satellite-failpoints -matrix $(or $(REPEATS),3)
 
 simulate: ## SEEDS (default 100000) random schedules in virtual time
 	@SIM_SEEDS=$(or $(SEEDS),100000) go test -timeout 60m -run TestSimulate -v ./jobs

@@ -140,7 +140,7 @@ func (s *site) torment(ctx context.Context, o Options) error {
 		pause(ctx, 100*time.Millisecond)
 		if time.Since(told) >= time.Minute {
 			told = time.Now()
-			_, _ = fmt.Fprintf(o.Out, "%s: %s, %d jobs wait\n", time.Since(began).Round(time.Second), s.counts.String(), s.core.waiting())
+			_, _ = fmt.Fprintf(o.Out, "%s: %s, %d jobs wait\n", time.Since(began).Round(time.Second), s.counts.String(), s.core.waiting(false))
 		}
 	}
 	stop()
@@ -354,7 +354,7 @@ func (s *site) sample(ctx context.Context, _ *rand.Rand) error {
 func (s *site) rest(ctx context.Context, o Options) error {
 	_, _ = fmt.Fprintf(o.Out, "faults over; waiting for rest\n")
 	limit := time.Now().Add(restLimit)
-	for s.core.waiting() > 0 && time.Now().Before(limit) && pause(ctx, 100*time.Millisecond) {
+	for s.core.waiting(true) > 0 && time.Now().Before(limit) && pause(ctx, 100*time.Millisecond) {
 		continue
 	}
 	for _, p := range s.replicas {

@@ -38,50 +38,85 @@ type core struct {
 	pending map[string]jobState // without result. Guarded by mu
 }
 
-type jobState struct{ expires time.Time }
+type jobState struct {
+	expires time.Time
+	late    bool // its result can come only when the faults are over
+}
 
-// make makes the next job: its entry in the ledger, and its message.
+// draft is a job on its way to become a message.
+type draft struct {
+	ledger.Published
+
+	message     amqp.Publishing
+	job, target map[string]any
+}
+
+// draft begins the next job.
+func (c *core) draft(write bool, device string) *draft {
+	c.next++
+	n := strconv.Itoa(c.next)
+	d := &draft{
+		Published: ledger.Published{Job: "job-" + n, Write: write, Sequence: c.next},
+		target:    map[string]any{"address": "127.0.0.1", "port": c.devicePort, "device_id": device},
+	}
+	d.job = map[string]any{
+		"schema": 1, "job_id": d.Job, "timeout_ms": jobTimeout.Milliseconds(), "target": d.target,
+		"credentials": []any{map[string]any{"snmp": map[string]any{"version": "2c", "community": community}}},
+	}
+	d.message = amqp.Publishing{
+		ContentType: "application/json", DeliveryMode: amqp.Persistent, Type: "job",
+		MessageId: d.Job, CorrelationId: d.Job, ReplyTo: resultQueue, Timestamp: time.Now(),
+	}
+	if write {
+		d.Nonce = "w" + n
+		d.job["action"], d.job["params"] = "snmp.set", map[string]any{"varbinds": []any{
+			map[string]any{"oid": writeRoot + "." + n, "type": "OctetString", "value": d.Nonce},
+		}}
+		return d
+	}
+	d.Nonce = "r" + n
+	d.job["action"], d.job["params"] = "snmp.get", map[string]any{"oids": []any{readRoot + "." + n}}
+	return d
+}
+
+func (d *draft) endsAfter(limit time.Duration) {
+	d.Deadline = time.Now().Add(limit)
+	d.job["deadline"] = d.Deadline.UTC().Format("2006-01-02T15:04:05.000Z07:00")
+}
+
+func (d *draft) expiresAfter(limit time.Duration) {
+	d.Expires = time.Now().Add(limit)
+	d.message.Expiration = strconv.FormatInt(limit.Milliseconds(), 10)
+}
+
+func (d *draft) refuse() {
+	d.Refused = true
+	d.target["address"] = trapAddress
+}
+
+// finish makes the message, and expects a result of it.
+func (c *core) finish(d *draft) (ledger.Published, amqp.Publishing) {
+	d.message.Body, _ = json.Marshal(d.job) // maps of plain values
+	c.pending[d.Job] = jobState{d.Expires, d.message.ReplyTo == lateQueue}
+	return d.Published, d.message
+}
+
+// make makes the next job at random: its entry in the ledger, and its message.
 func (c *core) make() (ledger.Published, amqp.Publishing) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.next++
-	n := strconv.Itoa(c.next)
-	p := ledger.Published{Job: "job-" + n, Write: c.rng.IntN(10) < 7, Sequence: c.next}
-	job := map[string]any{
-		"schema": 1, "job_id": p.Job, "timeout_ms": jobTimeout.Milliseconds(),
-		"credentials": []any{map[string]any{"snmp": map[string]any{"version": "2c", "community": community}}},
-	}
-	target := map[string]any{"address": "127.0.0.1", "port": c.devicePort, "device_id": "device-" + strconv.Itoa(c.rng.IntN(100))}
-	m := amqp.Publishing{
-		ContentType: "application/json", DeliveryMode: amqp.Persistent, Type: "job",
-		MessageId: p.Job, CorrelationId: p.Job, ReplyTo: resultQueue, Timestamp: time.Now(),
-	}
-	if p.Write {
-		p.Nonce = "w" + n
-		job["action"], job["params"] = "snmp.set", map[string]any{"varbinds": []any{
-			map[string]any{"oid": writeRoot + "." + n, "type": "OctetString", "value": p.Nonce},
-		}}
-	} else {
-		p.Nonce = "r" + n
-		job["action"], job["params"] = "snmp.get", map[string]any{"oids": []any{readRoot + "." + n}}
-	}
+	d := c.draft(c.rng.IntN(10) < 7, "device-"+strconv.Itoa(c.rng.IntN(100)))
 	switch limit := time.Duration(500+c.rng.IntN(3000)) * time.Millisecond; c.rng.IntN(20) {
 	case 0:
-		p.Deadline = time.Now().Add(limit)
-		job["deadline"] = p.Deadline.UTC().Format("2006-01-02T15:04:05.000Z07:00")
+		d.endsAfter(limit)
 	case 1:
-		p.Expires = time.Now().Add(limit)
-		m.Expiration = strconv.FormatInt(limit.Milliseconds(), 10)
+		d.expiresAfter(limit)
 	case 2:
-		p.Refused = true
-		target["address"] = trapAddress
+		d.refuse()
 	case 3:
-		m.ReplyTo = lateQueue
+		d.message.ReplyTo = lateQueue
 	}
-	job["target"] = target
-	m.Body, _ = json.Marshal(job) // maps of plain values
-	c.pending[p.Job] = jobState{p.Expires}
-	return p, m
+	return c.finish(d)
 }
 
 // publish makes and publishes jobs at a rate until ctx ends. A job that was
@@ -92,16 +127,12 @@ func (c *core) publish(ctx context.Context, every time.Duration) {
 	var link publisher
 	defer func() { link.close() }()
 	for ctx.Err() == nil {
-		if c.waiting() > maxWaiting {
+		if c.waiting(false) > maxWaiting {
 			pause(ctx, every)
 			continue
 		}
 		p, m := c.make()
-		for !link.send(c.dsn, m) {
-			time.Sleep(200 * time.Millisecond)
-		}
-		p.At = time.Now()
-		if err := c.published.Add(p); err != nil {
+		if err := c.confirmed(&link, jobQueue, p, m); err != nil {
 			c.failed(err)
 			return
 		}
@@ -110,6 +141,15 @@ func (c *core) publish(ctx context.Context, every time.Duration) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// confirmed publishes a job until the broker has confirmed it.
+func (c *core) confirmed(link *publisher, queue string, p ledger.Published, m amqp.Publishing) error {
+	for !link.send(c.dsn, queue, m) {
+		time.Sleep(200 * time.Millisecond)
+	}
+	p.At = time.Now()
+	return c.published.Add(p)
 }
 
 // publisher is a connection that is made anew after any trouble.
@@ -138,12 +178,12 @@ func (p *publisher) close() {
 }
 
 // send returns true once the broker has confirmed the message.
-func (p *publisher) send(dsn string, m amqp.Publishing) bool {
+func (p *publisher) send(dsn, queue string, m amqp.Publishing) bool {
 	if p.conn == nil && p.open(dsn) != nil {
 		p.close()
 		return false
 	}
-	confirm, err := p.channel.PublishWithDeferredConfirm("", jobQueue, true, false, m)
+	confirm, err := p.channel.PublishWithDeferredConfirm("", queue, true, false, m)
 	if err == nil {
 		deadline := time.NewTimer(15 * time.Second)
 		defer deadline.Stop()
@@ -230,13 +270,22 @@ func (c *core) receive(d amqp.Delivery) error {
 	return d.Ack(false)
 }
 
-// waiting counts the jobs that a result must still come for.
-func (c *core) waiting() int {
+// answered says whether the result of a job came.
+func (c *core) answered(job string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, waits := c.pending[job]
+	return !waits
+}
+
+// waiting counts the jobs that a result must still come for; not those whose
+// result cannot come yet, if late is false.
+func (c *core) waiting(late bool) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := 0
 	for _, state := range c.pending {
-		if state.expires.IsZero() || time.Since(state.expires) < 10*time.Second {
+		if (late || !state.late) && (state.expires.IsZero() || time.Since(state.expires) < 10*time.Second) {
 			n++
 		}
 	}

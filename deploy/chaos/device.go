@@ -25,6 +25,8 @@ const (
 type device struct {
 	conn      net.PacketConn
 	forbidden bool
+	silent    bool // it never replies
+	calm      bool // it replies at once, always
 	log       *ledger.Log
 	faults    *ledger.Log
 	failed    func(error)
@@ -91,6 +93,9 @@ func (d *device) answer(request []byte, from net.Addr) error {
 
 // fate decides how long the device thinks, and whether its reply gets lost.
 func (d *device) fate() (delay time.Duration, lost bool) {
+	if d.silent || d.calm {
+		return 0, d.silent
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delay = time.Duration(d.rng.IntN(40)) * time.Millisecond

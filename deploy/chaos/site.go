@@ -27,7 +27,6 @@ type site struct {
 	tunnel   *udpProxy // of the even ones, to the hub
 	hub      *process
 	replicas []*process
-	devices  []*device
 	core     *core
 
 	published, device, results, faults *ledger.Log
@@ -98,30 +97,38 @@ func (s *site) startBroker(ctx context.Context, _ Options) (err error) {
 func (s *site) startDevices(_ context.Context, o Options) error {
 	port := lab.Port()
 	for i, address := range []string{"127.0.0.1", trapAddress} {
-		conn, err := net.ListenPacket("udp", net.JoinHostPort(address, strconv.Itoa(port)))
-		if err != nil {
+		d := &device{forbidden: address == trapAddress, rng: mathrand.New(mathrand.NewPCG(o.Seed, uint64(100+i)))}
+		if err := s.startDevice(d, address, port); err != nil {
 			return err
 		}
-		d := &device{
-			conn: conn, forbidden: address == trapAddress, log: s.device, faults: s.faults, failed: s.failed,
-			rng: mathrand.New(mathrand.NewPCG(o.Seed, uint64(100+i))),
-		}
-		s.devices = append(s.devices, d)
-		done := make(chan struct{})
-		go func() { // ends with its connection
-			defer close(done)
-			d.serve()
-		}()
-		s.onEnd(func() {
-			_ = conn.Close()
-			<-done
-		})
 	}
-	s.core = &core{
-		dsn: s.rabbit.DSN("/"), devicePort: port, published: s.published, results: s.results, failed: s.failed,
-		rng: mathrand.New(mathrand.NewPCG(o.Seed, 200)), pending: map[string]jobState{},
-	}
+	s.newCore(port, o.Seed)
 	return nil
+}
+
+func (s *site) startDevice(d *device, address string, port int) error {
+	conn, err := net.ListenPacket("udp", net.JoinHostPort(address, strconv.Itoa(port)))
+	if err != nil {
+		return err
+	}
+	d.conn, d.log, d.faults, d.failed = conn, s.device, s.faults, s.failed
+	done := make(chan struct{})
+	go func() { // ends with its connection
+		defer close(done)
+		d.serve()
+	}()
+	s.onEnd(func() {
+		_ = conn.Close()
+		<-done
+	})
+	return nil
+}
+
+func (s *site) newCore(devicePort int, seed uint64) {
+	s.core = &core{
+		dsn: s.rabbit.DSN("/"), devicePort: devicePort, published: s.published, results: s.results, failed: s.failed,
+		rng: mathrand.New(mathrand.NewPCG(seed, 200)), pending: map[string]jobState{},
+	}
 }
 
 func (s *site) startLines(context.Context, Options) error {

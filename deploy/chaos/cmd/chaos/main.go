@@ -40,6 +40,7 @@ func run(ctx context.Context, args []string, out io.Writer) int {
 	kills := flags.Int("kills", 0, "go on until so many satellites were killed, a tenth as many stopped and cut off, a fiftieth as many hubs and brokers killed")
 	replicas := flags.Int("replicas", 2, "of the satellite; half of them behind the tunnel")
 	failpoints := flags.Bool("failpoints", false, "satellites end themselves at failpoints; the binary was built with the tag failpoints")
+	matrix := flags.Int("matrix", 0, "in place of random faults: so often end a satellite at every failpoint of every class of job")
 	keep := flags.Bool("keep", false, "keep the files of the run")
 	judge := flags.String("judge", "", "judge the files of an earlier run again")
 	if flags.Parse(args) != nil {
@@ -59,9 +60,14 @@ func run(ctx context.Context, args []string, out io.Writer) int {
 	path, _ := filepath.Abs(*binary)
 	_, _ = fmt.Fprintf(out, "chaos: seed %d, files in %s\n", *seed, dir)
 	name := fmt.Sprintf("seed %d", *seed)
-	err = chaos.Run(ctx, chaos.Options{
+	options := chaos.Options{
 		Binary: path, Dir: dir, Seed: *seed, Duration: *duration, Kills: *kills, Replicas: *replicas, Failpoints: *failpoints, Out: out,
-	})
+	}
+	if *matrix > 0 {
+		err = chaos.Matrix(ctx, options, *matrix)
+	} else {
+		err = chaos.Run(ctx, options)
+	}
 	if err != nil {
 		_, _ = fmt.Fprintf(out, "chaos: the run proves nothing: %v (%s)\n", err, name)
 		return 2
