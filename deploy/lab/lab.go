@@ -10,6 +10,7 @@ package lab
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -137,4 +138,12 @@ func find(name, pkg string, places ...string) (string, error) {
 		return "", fmt.Errorf("%s %w: run make deps, or apt-get install %s", name, errMissing, pkg)
 	}
 	return path, nil
+}
+
+// Fuzzing says whether this process looks for inputs that break a parser: a
+// TestMain then starts nothing. Go starts a process more for it.
+func Fuzzing() bool {
+	flag.Parse()
+	f := flag.Lookup("test.fuzz")
+	return f != nil && f.Value.String() != ""
 }

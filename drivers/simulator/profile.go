@@ -86,6 +86,10 @@ func Load(name string) (*Profile, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parse(name, text)
+}
+
+func parse(name, text string) (*Profile, error) {
 	p := &Profile{
 		Name: strings.TrimSuffix(path.Base(name), ".txt"), hostname: "device", user: "admin", password: "admin", enable: "enable",
 		community: "public", writeCommunity: "private", pager: 24,

@@ -60,3 +60,37 @@ func FuzzOID(f *testing.F) {
 		}
 	})
 }
+
+// FuzzSet demands that what passes the check of snmp.set can be sent.
+func FuzzSet(f *testing.F) {
+	for _, seed := range []string{
+		`{"varbinds":[{"oid":"1.3.6.1.2.1.1.6.0","type":"OctetString","value":"rack 4"},{"oid":"1.3.1","type":"OctetString","hex":"00ff"}]}`,
+		`{"varbinds":[{"oid":"1.3.6.1","type":"IPAddress","value":"192.0.2.1"},{"oid":"1.3.6.2","type":"ObjectIdentifier","value":"1.3"}]}`,
+		`{"varbinds":[{"oid":"1.3.6.1","type":"Integer","value":-2147483648},{"oid":"1.3.6.1","type":"TimeTicks","value":"4294967295"}]}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var p setParams
+		if json.Unmarshal(text, &p) != nil || p.check() != nil {
+			return
+		}
+		pdus, fault := p.pdus()
+		if fault != nil {
+			t.Fatal(fault)
+		}
+		packet, err := (&gosnmp.SnmpPacket{Version: gosnmp.Version2c, PDUType: gosnmp.SetRequest, Variables: pdus}).MarshalMsg()
+		if err != nil {
+			t.Fatalf("%s passes the check and cannot be sent: %v", text, err)
+		}
+		again, err := (&gosnmp.GoSNMP{Version: gosnmp.Version2c}).SnmpDecodePacket(packet)
+		if err != nil || len(again.Variables) != len(pdus) {
+			t.Fatalf("%s was sent as %x: %v", text, packet, err)
+		}
+		for i, pdu := range again.Variables {
+			if pdu.Type != pdus[i].Type {
+				t.Fatalf("%v was sent as %v", pdus[i], pdu)
+			}
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math"
+	"net/netip"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -154,7 +155,7 @@ func (w wanted) pdu(field string) (gosnmp.SnmpPDU, *jobs.Fault) {
 	case "IPAddress":
 		text, _ := w.Value.(string)
 		pdu.Type, pdu.Value = gosnmp.IPAddress, text
-		if parts := strings.Split(text, "."); len(parts) != 4 {
+		if address, err := netip.ParseAddr(text); err != nil || !address.Is4() {
 			return pdu, jobs.Invalid(field+".value", "must be an IPv4 address")
 		}
 		return pdu, nil

@@ -14,7 +14,11 @@ import (
 	"usm-satellite/jobs"
 )
 
-var fieldPattern = regexp.MustCompile(`([A-Za-z]+)=(?:"([^"]*)"|([^\s,]+))`)
+// A quoted string may hold quotes behind backslashes (RFC 9110, 5.6.4).
+var (
+	fieldPattern = regexp.MustCompile(`([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"\\]+))`)
+	quotedPair   = regexp.MustCompile(`\\(.)`)
+)
 
 // digest answers the first challenge that it knows how to answer (RFC 7616):
 // MD5 or SHA-256, with qop auth or none.
@@ -47,16 +51,17 @@ func digest(challenges []string, method, uri string, login jobs.HTTPCredential) 
 }
 
 func digestAnswer(f map[string]string, withQop bool, newHash func() hash.Hash, method, uri string, login jobs.HTTPCredential) string {
+	plain := func(name string) string { return quotedPair.ReplaceAllString(f[name], "$1") }
 	h := func(parts ...string) string {
 		sum := newHash()
 		sum.Write([]byte(strings.Join(parts, ":")))
 		return hex.EncodeToString(sum.Sum(nil))
 	}
-	ha1, ha2 := h(login.Username, f["realm"], login.Password.Reveal()), h(method, uri)
+	ha1, ha2 := h(login.Username, plain("realm"), login.Password.Reveal()), h(method, uri)
 	cnonce := rand.Text()
-	response, tail := h(ha1, f["nonce"], ha2), ""
+	response, tail := h(ha1, plain("nonce"), ha2), ""
 	if withQop {
-		response = h(ha1, f["nonce"], "00000001", cnonce, "auth", ha2)
+		response = h(ha1, plain("nonce"), "00000001", cnonce, "auth", ha2)
 		tail = fmt.Sprintf(`, qop=auth, nc=00000001, cnonce="%s"`, cnonce)
 	}
 	if f["algorithm"] != "" {

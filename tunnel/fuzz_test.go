@@ -1,0 +1,39 @@
+package tunnel
+
+import (
+	"encoding/binary"
+	"testing"
+
+	"golang.zx2c4.com/wireguard/device"
+)
+
+// FuzzTap demands that no packet breaks the tap, that only packets of sessions
+// count, and that those of our own sessions never do.
+func FuzzTap(f *testing.F) {
+	packet := func(kind byte, size int) []byte {
+		b := make([]byte, size)
+		b[0] = kind
+		return b
+	}
+	f.Add(packet(device.MessageInitiationType, device.MessageInitiationSize), packet(device.MessageTransportType, device.MessageTransportSize))
+	f.Add(packet(device.MessageResponseType, device.MessageResponseSize), packet(device.MessageTransportType, 3))
+	f.Fuzz(func(t *testing.T, sent, received []byte) {
+		tap := newTap()
+		tap.received(received)
+		session := len(received) >= device.MessageTransportSize && received[0] == device.MessageTransportType
+		if got := tap.foreign.Load() == 1; got != session {
+			t.Fatalf("%x counts: %v", received, got)
+		}
+		tap.sent(sent)
+		if !session || len(sent) < 8 {
+			return
+		}
+		handshake := packet(device.MessageInitiationType, device.MessageInitiationSize)
+		binary.LittleEndian.PutUint32(handshake[4:], binary.LittleEndian.Uint32(received[device.MessageTransportOffsetReceiver:]))
+		tap.sent(handshake)
+		tap.received(received)
+		if tap.foreign.Load() != 1 {
+			t.Fatal("a packet of our own session counts")
+		}
+	})
+}
