@@ -6,7 +6,7 @@ import (
 	"usm-satellite/deploy/lab"
 )
 
-func snmpRows() []conformer {
+func snmpRow(action, params, huge string) conformer {
 	agent := startFunc{"snmpd", func(t *testing.T) int {
 		s, err := lab.StartSNMPD(t.Context(), t.TempDir())
 		if err != nil {
@@ -18,17 +18,17 @@ func snmpRows() []conformer {
 	user := func(password string) string {
 		return `{"snmp":{"version":"3","username":"u_shaaes","auth_protocol":"SHA","auth_password":"` + password + `","priv_protocol":"AES","priv_password":"` + lab.PrivPassword + `"}}`
 	}
-	row := func(action, params, huge string) conformer {
-		return conformer{
-			action: action, params: params, huge: huge, start: agent, network: "udp",
-			login: user(lab.AuthPassword), wrong: user(canary), dropFrom: 1, // the engine is told, nothing else
-		}
+	return conformer{
+		action: action, params: params, huge: huge, start: agent, network: "udp",
+		login: user(lab.AuthPassword), wrong: user(canary), dropFrom: 1, // the engine is told, nothing else
 	}
-	get := row("snmp.get", `{"oids":["1.3.6.1.2.1.1.1.0","1.3.6.1.2.1.1.3.0"]}`, "")
-	set := row("snmp.set", `{"varbinds":[{"oid":"1.3.6.1.2.1.1.6.0","type":"OctetString","value":"rack 4"}]}`, "")
+}
+
+func snmpRows() []conformer {
 	return []conformer{
-		get, set,
-		row("snmp.walk", `{"root":"1.3.6.1.2.1.1"}`, `{"root":"1.3.6.1"}`),
-		row("snmp.table", `{"columns":["1.3.6.1.2.1.2.2.1.2"]}`, `{"columns":["1.3.6.1.2.1","1.3.6.1.6"]}`),
+		snmpRow("snmp.get", `{"oids":["1.3.6.1.2.1.1.1.0","1.3.6.1.2.1.1.3.0"]}`, ""),
+		snmpRow("snmp.set", `{"varbinds":[{"oid":"1.3.6.1.2.1.1.6.0","type":"OctetString","value":"rack 4"}]}`, ""),
+		snmpRow("snmp.walk", `{"root":"1.3.6.1.2.1.1"}`, `{"root":"1.3.6.1"}`),
+		snmpRow("snmp.table", `{"columns":["1.3.6.1.2.1.2.2.1.2"]}`, `{"columns":["1.3.6.1.2.1","1.3.6.1.6"]}`),
 	}
 }

@@ -56,7 +56,7 @@ func All(o Options) (registry jobs.Registry, closeAll func()) {
 		traceroute.Actions(o.Network),
 		web.Actions(web.Options{Network: o.Network, Secret: o.Secret}),
 		routeros.Actions(routeros.Options{Network: o.Network, Secret: o.Secret}),
-		discover.Actions(discover.Options{Network: o.Network, Pinger: pinger, SNMP: walker["snmp.get"].Driver}),
+		discover.Actions(discover.Options{Network: o.Network, Pinger: pinger, SNMP: walker["snmp.get"].Driver, Walk: walker["snmp.walk"].Driver}),
 	} {
 		maps.Copy(registry, family)
 	}

@@ -66,6 +66,7 @@ func stagings() map[string]staging {
 		"arp.lookup":    {space: true, shows: "02:00:00:00:00:42"},
 		"tcp.connect":   {at: "192.0.2.10:22", start: shell},
 		"discover.scan": {start: shell, swap: []string{"192.0.2.0/28", "127.0.0.1/32", "tcp:22", "tcp:PORT"}, shows: `"PORT":"open"`},
+		"discover.lldp": {at: "192.0.2.10", start: server("discover.lldp", false), shows: `"address":"` + lab.LLDPPeerIPv4 + `"`},
 		"dns.query":     {at: "192.0.2.53", start: server("dns.query", false), shows: "192.0.2.1"},
 		"http.request":  {at: "192.0.2.10", start: server("http.request", false), shows: "the page of sw1"},
 		"snmp.get":      {at: "192.0.2.10", start: agent, swap: []string{"example-read", lab.Community}, shows: "TimeTicks"},

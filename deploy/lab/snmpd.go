@@ -51,19 +51,24 @@ type SNMPD struct {
 // 127.0.0.1), with its files in dir. sysLocation and sysContact can be written
 // with WriteCommunity.
 func StartSNMPD(ctx context.Context, dir string, addresses ...string) (*SNMPD, error) {
+	if len(addresses) == 0 {
+		addresses = []string{"127.0.0.1"}
+	}
+	return startSNMPD(ctx, dir, "", addresses)
+}
+
+// startSNMPD adds lines of its configuration.
+func startSNMPD(ctx context.Context, dir, lines string, addresses []string) (*SNMPD, error) {
 	path, err := find("snmpd", "snmpd", "/usr/sbin/snmpd")
 	if err != nil {
 		return nil, err
-	}
-	if len(addresses) == 0 {
-		addresses = []string{"127.0.0.1"}
 	}
 	s := &SNMPD{Port: Port(), dir: dir}
 	if err := os.MkdirAll(filepath.Join(dir, "var"), 0o700); err != nil {
 		return nil, err
 	}
 	conf := filepath.Join(dir, "snmpd.conf")
-	if err := os.WriteFile(conf, []byte(s.config(addresses)), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte(s.config(addresses)+lines), 0o600); err != nil {
 		return nil, err
 	}
 	env := []string{"SNMP_PERSISTENT_DIR=" + filepath.Join(dir, "var"), "MIBS=", "SNMPCONFPATH=" + dir}

@@ -1,5 +1,6 @@
 // Package discover finds the equipment of a network: discover.scan asks every
-// address by ping, SNMP and TCP, at a bounded rate.
+// address by ping, SNMP and TCP, at a bounded rate; discover.lldp asks one
+// device which neighbours it has.
 //
 // The policy is asked about each address before anything is sent to it. An
 // address counts as a host when it answers: a reply to a ping, a connection
@@ -22,17 +23,21 @@ type Options struct {
 	Network *jobs.Network
 	Pinger  *icmp.Pinger
 	SNMP    jobs.Driver   // of snmp.get
+	Walk    jobs.Driver   // of snmp.walk
 	Wait    time.Duration // for the answer to a probe; 0: 1 s
 }
 
 type driver struct{ Options }
 
-// Actions returns discover.scan.
+// Actions returns discover.scan and discover.lldp.
 func Actions(o Options) jobs.Registry {
 	if o.Wait == 0 {
 		o.Wait = usualWait
 	}
-	return jobs.Registry{"discover.scan": {Class: jobs.Read, Check: check, Driver: driver{o}}}
+	return jobs.Registry{
+		"discover.scan": {Class: jobs.Read, Check: check, Driver: driver{o}},
+		"discover.lldp": {Class: jobs.Read, Target: true, Check: checkLLDP, Driver: lldpDriver{o.Walk}},
+	}
 }
 
 // How a scan proceeds.

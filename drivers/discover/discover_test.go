@@ -21,15 +21,18 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+func allowed(networks ...string) (all []netip.Prefix) {
+	for _, n := range networks {
+		all = append(all, netip.MustParsePrefix(n))
+	}
+	return all
+}
+
 // scanner returns discover.scan on the loopback networks that are allowed.
 // Agents of SNMP are at port in place of 161, which tests must not take.
-func scanner(t *testing.T, port int, allowed ...string) jobs.Action {
+func scanner(t *testing.T, port int, networks ...string) jobs.Action {
 	t.Helper()
-	policy := &jobs.Policy{}
-	for _, prefix := range allowed {
-		policy.Targets = append(policy.Targets, netip.MustParsePrefix(prefix))
-	}
-	network := &jobs.Network{Policy: policy}
+	network := &jobs.Network{Policy: &jobs.Policy{Targets: allowed(networks...)}}
 	pinger := icmp.New(network)
 	t.Cleanup(pinger.Close)
 	get := snmp.Actions(snmp.Options{Network: network})["snmp.get"].Driver

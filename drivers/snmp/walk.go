@@ -53,6 +53,9 @@ type walkData struct {
 	LastOID  string    `json:"last_oid,omitempty"` // of a partial walk: it may be gone on with from here
 }
 
+// List returns what snmp.walk read, for drivers that build on it.
+func (w walkData) List() []Varbind { return w.Varbinds }
+
 func (d *driver) walk(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 	var p walkParams
 	_ = jobs.DecodeParams(job, &p) // checked before
