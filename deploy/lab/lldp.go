@@ -61,11 +61,11 @@ func (l *LLDP) start(ctx context.Context, dir string) error {
 	if l.dir, err = os.MkdirTemp("/run", "lldp-lab-"); err != nil {
 		return err
 	}
-	if err := os.Chmod(l.dir, 0o755); err != nil { //nolint:gosec // see above
+	if err := os.Chmod(l.dir, 0o755); err != nil {
 		return err
 	}
 	conf := filepath.Join(l.dir, "conf")
-	if err := os.WriteFile(conf, []byte("configure lldp tx-interval 1\n"), 0o644); err != nil { //nolint:gosec // see above
+	if err := os.WriteFile(conf, []byte("configure lldp tx-interval 1\n"), 0o644); err != nil {
 		return err
 	}
 	for i, more := range [][]string{{"-S", LLDPDescr, "-x", "-X", agentX}, {"-S", LLDPNeighbour}} {
@@ -141,7 +141,7 @@ func (l *LLDP) Close() error {
 			continue
 		}
 		// The test that asked may have ended: its context would not do.
-		if out, err := exec.Command("/sbin/ip", "netns", "del", space).CombinedOutput(); err != nil { //nolint:noctx // see above
+		if out, err := exec.Command("/sbin/ip", "netns", "del", space).CombinedOutput(); err != nil {
 			failed = fmt.Errorf("ip netns del %s: %w: %s", space, err, out)
 		}
 	}

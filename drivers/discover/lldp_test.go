@@ -259,7 +259,7 @@ func checkSilence(t *testing.T, port int) {
 
 // forward relays so many requests to an agent, and swallows the rest.
 func forward(front net.PacketConn, port, most int) {
-	back, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", port)) //nolint:noctx // loopback
+	back, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return
 	}
