@@ -3,6 +3,7 @@ package jobs
 import (
 	"bytes"
 	"encoding/json"
+	"unicode/utf8"
 )
 
 // encode writes r as JSON. The data is spliced in as it is: encoding/json
@@ -29,6 +30,23 @@ func splice(object []byte, name string, value json.RawMessage) []byte {
 	object = append(object, `":`...)
 	object = append(object, value...)
 	return append(object, '}')
+}
+
+// JSONSize is the most that a string takes in a result, in bytes, without its
+// quotes: drivers count with it what still fits.
+func JSONSize(s string) int {
+	n := len(s)
+	for _, r := range s {
+		switch {
+		case r == '"', r == '\\', r == '\t', r == '\n', r == '\r', r == '\b', r == '\f':
+			n++
+		case r < ' ', r == '<', r == '>', r == '&', r == utf8.RuneError:
+			n += 5
+		case r == '\u2028', r == '\u2029':
+			n += 3
+		}
+	}
+	return n
 }
 
 // fromStore marks a result as one that is sent again.

@@ -5,12 +5,15 @@ package main
 
 import (
 	"context"
+	"io"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
 )
 
 func main() {
+	log.SetOutput(io.Discard) // net/http prints there what a device says unasked, as it is; our own log is slog
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	code := dispatch(ctx, os.Args[1:], environment(os.Environ()), os.Stdout, os.Stderr)
 	stop()

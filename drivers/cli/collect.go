@@ -90,7 +90,7 @@ func (c *collector) add(line string) error {
 			c.out.Reset()
 		}
 	}
-	size := jsonSize(line) + 2
+	size := jobs.JSONSize(line) + 2
 	if c.r.room < size {
 		c.r.truncated, step.Truncated = true, true
 		return nil
@@ -100,22 +100,6 @@ func (c *collector) add(line string) error {
 	c.out.WriteString(line)
 	c.out.WriteByte('\n')
 	return nil
-}
-
-// jsonSize is how many bytes encoding/json makes of the inside of a string.
-func jsonSize(s string) int {
-	n := len(s)
-	for _, r := range s {
-		switch {
-		case r == '"', r == '\\', r == '\t':
-			n++
-		case r < ' ', r == '<', r == '>', r == '&':
-			n += 5
-		case r == 0x2028, r == 0x2029:
-			n += 3
-		}
-	}
-	return n
 }
 
 // close gives the step its output.

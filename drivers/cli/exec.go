@@ -102,10 +102,10 @@ func (e *execution) data() execData {
 		to   *string
 	}{{e.stderr.b, &out.Stderr}, {e.stdout.b, &out.Stdout}} {
 		s := text(stream.from)
-		for jsonSize(s) > room { // halves: a few times at most
+		for jobs.JSONSize(s) > room { // halves: a few times at most
 			s, e.budget.cut = strings.ToValidUTF8(s[:len(s)/2], ""), true
 		}
-		room -= jsonSize(s)
+		room -= jobs.JSONSize(s)
 		*stream.to = s
 	}
 	return out

@@ -71,7 +71,7 @@ func newRunner(job *jobs.Job, p *params) *runner {
 	}
 	room := job.Limits.ResultBytes() - 256 // what is around the steps
 	for _, c := range p.Commands {
-		room -= jsonSize(c.Command) + 256 // a step without its output
+		room -= jobs.JSONSize(c.Command) + 256 // a step without its output
 	}
 	if p.Transcript {
 		room /= 2

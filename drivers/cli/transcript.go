@@ -1,6 +1,10 @@
 package cli
 
-import "strings"
+import (
+	"strings"
+
+	"usm-satellite/jobs"
+)
 
 // maxTranscript bounds a transcript, in bytes.
 const maxTranscript = 1 << 20
@@ -29,7 +33,7 @@ func (t *transcript) add(s string) {
 		return
 	}
 	s = t.secrets.Replace(s)
-	if t.room -= jsonSize(s); t.room < 0 {
+	if t.room -= jobs.JSONSize(s); t.room < 0 {
 		t.cut = true
 		s = "\n[the transcript ends here: it is too long]\n"
 	}

@@ -167,7 +167,7 @@ func clean(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 func (s *session) keep(r reply) {
 	size := 60
 	for name, value := range r.Attributes {
-		size += jsonSize(name) + jsonSize(value) + 6
+		size += jobs.JSONSize(name) + jobs.JSONSize(value) + 6
 	}
 	if r.Type != "!done" && (size > s.room || s.rows > 0 && len(s.replies) >= s.rows) {
 		s.truncated = true
@@ -179,19 +179,6 @@ func (s *session) keep(r reply) {
 	}
 	s.room -= size
 	s.replies = append(s.replies, r)
-}
-
-// jsonSize is the most that s takes in JSON as encoding/json writes it.
-func jsonSize(s string) int {
-	n := len(s)
-	for _, c := range []byte(s) {
-		if c < 0x20 || c == '<' || c == '>' || c == '&' || c == 0x7f || c >= 0x80 {
-			n += 5
-		} else if c == '"' || c == '\\' {
-			n++
-		}
-	}
-	return n
 }
 
 func (s *session) fault(format string, args ...any) error {

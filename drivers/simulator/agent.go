@@ -35,10 +35,13 @@ func newAgent(p *Profile) *agent {
 }
 
 func (d *device) serveSNMP(ctx context.Context, conn net.PacketConn) error {
-	fault := d.faults[SNMP]
-	d.agent.endless = fault == Endless
+	d.agent.endless = d.faults[SNMP] == Endless
+	a := &answerer{PacketConn: conn, fault: d.faults[SNMP], answered: make(map[string]int), late: make(chan struct{}, maxLate)}
+	defer a.wg.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	buffer := make([]byte, 65535)
-	for answered := 0; ; {
+	for {
 		n, from, err := conn.ReadFrom(buffer)
 		switch {
 		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
@@ -46,29 +49,64 @@ func (d *device) serveSNMP(ctx context.Context, conn net.PacketConn) error {
 		case err != nil: // an ICMP message, of a peer that has gone
 			continue
 		}
-		packet := d.agent.respond(buffer[:n])
-		if packet == nil || fault == Hang || (fault == Drop && answered >= dropPackets) {
-			continue
+		if packet := d.agent.respond(buffer[:n]); packet != nil {
+			a.send(ctx, packet, from)
 		}
-		answered++
-		switch fault {
-		case Garble:
-			_, _ = rand.Read(packet)
-		case Flood:
-			for range floodPackets {
-				strange := slices.Clone(packet)
-				_, _ = rand.Read(strange[len(strange)/4:])
-				_, _ = conn.WriteTo(strange, from)
-			}
-			continue
-		case Drip:
-			if err := pause(ctx, dripAnswer); err != nil {
-				return err
-			}
-		default: // a good answer
-		}
-		_, _ = conn.WriteTo(packet, from)
 	}
+}
+
+// answerer sends answers, with what is wrong with them.
+type answerer struct {
+	net.PacketConn
+
+	fault    Fault
+	answered map[string]int // by peer, where the answers of each are counted
+	late     chan struct{}  // has one for each answer that waits
+	wg       sync.WaitGroup
+}
+
+func (a *answerer) send(ctx context.Context, packet []byte, to net.Addr) {
+	switch a.fault {
+	case Hang:
+		return
+	case Garble:
+		_, _ = rand.Read(packet)
+	case Flood:
+		for range floodPackets {
+			strange := slices.Clone(packet)
+			_, _ = rand.Read(strange[len(strange)/4:])
+			_, _ = a.WriteTo(strange, to)
+		}
+		return
+	case Drip:
+		a.sendLate(ctx, packet, to)
+		return
+	case Drop:
+		if len(a.answered) >= maxPeers {
+			clear(a.answered)
+		}
+		if a.answered[to.String()]++; a.answered[to.String()] > dropPackets {
+			return
+		}
+	default: // a good answer
+	}
+	_, _ = a.WriteTo(packet, to)
+}
+
+// sendLate sends an answer when its time has come. What is too much for the
+// device gets none.
+func (a *answerer) sendLate(ctx context.Context, packet []byte, to net.Addr) {
+	select {
+	case a.late <- struct{}{}:
+	default:
+		return
+	}
+	a.wg.Go(func() {
+		defer func() { <-a.late }()
+		if pause(ctx, dripAnswer) == nil {
+			_, _ = a.WriteTo(packet, to)
+		}
+	})
 }
 
 // respond returns nil where an agent says nothing: to what it cannot read,

@@ -86,7 +86,9 @@ const (
 	floodPackets   = 300             // for one request
 	dropAfter      = 100             // bytes of Telnet and HTTP
 	dropAfterSSH   = 2500            // in the session, behind the key exchange
-	dropPackets    = 3               // answers of SNMP
+	dropPackets    = 3               // answers of SNMP to each peer
+	maxLate        = 1000            // answers of SNMP under way
+	maxPeers       = 10000           // of SNMP that are remembered
 	maxConnections = 64
 )
 

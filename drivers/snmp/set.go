@@ -49,7 +49,7 @@ func (d *driver) set(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 	err := d.each(ctx, job, func(s *session) error {
 		const sysUpTime = "1.3.6.1.2.1.1.3.0"
 		if _, err := s.ask(readRetries, func() (*gosnmp.SnmpPacket, error) { return s.Get([]string{sysUpTime}) }); err != nil {
-			return s.fault(err)
+			return notSent(s.fault(err))
 		}
 		// What is left of the job's time: a device may write to flash first.
 		s.wire.begin()
@@ -69,6 +69,17 @@ func (d *driver) set(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 		return nil
 	})
 	return out, err
+}
+
+// notSent moves a fault before the point where the change would have left.
+func notSent(err error) error {
+	var fault *jobs.Fault
+	if !errors.As(err, &fault) || fault.Stage == jobs.StageLogin {
+		return err
+	}
+	moved := *fault
+	moved.Stage = jobs.StageConnect
+	return &moved
 }
 
 // sent moves a fault behind the point where the change has left.

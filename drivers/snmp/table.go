@@ -3,6 +3,7 @@ package snmp
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"usm-satellite/jobs"
 )
@@ -43,6 +44,7 @@ func (d *driver) table(ctx context.Context, job *jobs.Job) (jobs.Output, error) 
 		var err error
 		for _, column := range p.Columns {
 			w.vars, w.seen = nil, nil
+			w.frame = func(oid string) int { return t.frame(column, oid) }
 			err = w.subtree(column, "")
 			t.add(column, w.vars)
 			if w.cut && w.maxRows > 0 && len(w.vars) == w.maxRows { // the other columns have as many
@@ -84,6 +86,16 @@ func (t *tableBuilder) add(column string, vars []Varbind) {
 		}
 		row.Values[column] = v
 	}
+}
+
+// frame is what stands around a cell in the result, in bytes: the name of its
+// column, and the row where it is the first of it.
+func (t *tableBuilder) frame(column, oid string) int {
+	n := len(column) + len(`"":,`)
+	if index := strings.TrimPrefix(oid, column+"."); t.rows[index] == nil {
+		n += len(index) + len(`{"index":"","values":{}},`)
+	}
+	return n
 }
 
 func (t *tableBuilder) sorted() []Row {

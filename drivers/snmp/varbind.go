@@ -22,11 +22,16 @@ type Varbind struct {
 	Hex   *string `json:"hex,omitempty"` // of an OctetString and of Opaque: always
 }
 
-// size estimates how many bytes v takes in a result.
+// size is the most that v takes in a result, in bytes.
 func (v *Varbind) size() int {
-	n := len(v.OID) + 60
+	n := len(v.OID) + len(v.Type) + len(`{"oid":"","type":"","value":,"hex":""},`)
+	if text, ok := v.Value.(string); ok {
+		n += jobs.JSONSize(text) + len(`""`)
+	} else {
+		n += 24 // a number, in any form
+	}
 	if v.Hex != nil {
-		n += 3 * len(*v.Hex) / 2
+		n += len(*v.Hex)
 	}
 	return n
 }

@@ -83,6 +83,8 @@ type walker struct {
 	maxRows     int // objects that are kept of a subtree; 0: any number
 	maxBytes    int
 
+	frame func(oid string) int // bytes around an object in the result; nil: none
+
 	vars   []Varbind
 	seen   map[string]bool // nil as long as objects increase
 	bytes  int
@@ -101,7 +103,7 @@ func newWalker(s *session, job *jobs.Job, repetitions int) *walker {
 	}
 	return &walker{
 		s: s, repetitions: uint32(max(1, min(repetitions, maxRepetitions))), maxRows: job.Limits.MaxRows,
-		maxBytes: min(job.Limits.ResultBytes(), maxWalkBytes),
+		maxBytes: min(job.Limits.ResultBytes(), maxWalkBytes), bytes: 1 << 10, // for what is around the objects
 	}
 }
 
@@ -180,6 +182,9 @@ func (w *walker) take(root, from string, pdus []gosnmp.SnmpPDU) (done bool, next
 		}
 		v := varbind(pdu)
 		w.bytes += v.size()
+		if w.frame != nil {
+			w.bytes += w.frame(oid)
+		}
 		if w.bytes > w.maxBytes || w.maxRows > 0 && len(w.vars) >= w.maxRows {
 			w.cut = true
 			return true, next, nil

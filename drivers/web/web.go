@@ -16,6 +16,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"sort"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -241,19 +242,7 @@ func (c *call) read(ctx context.Context, res *http.Response) (jobs.Output, error
 		limit = min(limit, c.p.MaxBytes)
 	}
 	body, err := unpack(res, int64(limit)+1)
-	truncated := len(body) > limit
-	if truncated {
-		body = body[:limit]
-		for n := 0; n < utf8.UTFMax && !utf8.Valid(body) && len(body) > 0; n++ {
-			body = body[:len(body)-1]
-		}
-	}
-	if isText(body) {
-		text := string(body)
-		found.Body = &text
-	} else {
-		found.BodyBase64 = base64.StdEncoding.EncodeToString(body)
-	}
+	truncated := found.keep(body, limit, c.job.Limits.ResultBytes())
 	found.Timing = timing{ms(c.ready.Load()), ms(c.answered.Load()), ms(time.Since(c.began).Microseconds())}
 	out := jobs.Output{Data: found, Truncated: truncated}
 	if err != nil && !truncated {
@@ -264,6 +253,43 @@ func (c *call) read(ctx context.Context, res *http.Response) (jobs.Output, error
 		return out, jobs.Faultf(jobs.CodeProtocolError, jobs.StageParse, "the body broke off, or is not packed as its header says")
 	}
 	return out, nil
+}
+
+// keep puts at most limit octets of a body into the result, which has room for
+// so many bytes of JSON, and says whether some had to be left out.
+func (d *data) keep(body []byte, limit, room int) (truncated bool) {
+	const frame = 512 // of the result, without headers and body
+	for name, values := range d.Headers {
+		room -= jobs.JSONSize(name) + len(`"":[],`)
+		for _, value := range values {
+			room -= jobs.JSONSize(value) + len(`"",`)
+		}
+	}
+	room = max(room-frame, 0)
+	kept := cut(body, limit)
+	if !isText(kept) {
+		kept = body[:min(len(body), limit, room/4*3)]
+		d.BodyBase64 = base64.StdEncoding.EncodeToString(kept)
+		return len(kept) < len(body)
+	}
+	text := string(kept)
+	fits := sort.Search(len(text), func(n int) bool { return jobs.JSONSize(text[:n+1]) > room })
+	kept = cut(kept, fits)
+	text = string(kept)
+	d.Body = &text
+	return len(kept) < len(body)
+}
+
+// cut shortens text, between two characters of UTF-8.
+func cut(text []byte, limit int) []byte {
+	if len(text) <= limit {
+		return text
+	}
+	text = text[:limit]
+	for n := 0; n < utf8.UTFMax && !utf8.Valid(text) && len(text) > 0; n++ {
+		text = text[:len(text)-1]
+	}
+	return text
 }
 
 func ms(us int64) float64 { return float64(us) / 1000 }
