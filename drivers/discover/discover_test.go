@@ -194,7 +194,7 @@ func TestScanIsCancelled(t *testing.T) {
 func TestScanKeepsTheLimits(t *testing.T) {
 	action := scanner(t, 0, "127.0.0.0/8")
 	for name, limits := range map[string]jobs.Limits{"bytes": {MaxResultBytes: 4096}, "rows": {MaxRows: 10}} {
-		j := job(`{"network":"127.0.3.0/24","rate":5000}`)
+		j := job(`{"network":"127.0.3.0/24","rate":500}`)
 		j.Limits = limits
 		out, err := action.Driver.Run(t.Context(), j)
 		text, _ := json.Marshal(out.Data)
