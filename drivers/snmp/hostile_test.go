@@ -27,6 +27,19 @@ type peer struct {
 // sent for it, packet by packet.
 func hostile(t *testing.T, answer func(request *gosnmp.SnmpPacket) [][]byte) *peer {
 	t.Helper()
+	return relayed(t, func(packet []byte) [][]byte {
+		request, err := (&gosnmp.GoSNMP{Version: gosnmp.Version2c}).SnmpDecodePacket(packet)
+		if err != nil {
+			t.Errorf("the driver sent what cannot be read: %x", packet)
+			return nil
+		}
+		return answer(request)
+	})
+}
+
+// relayed is hostile with packets as they are.
+func relayed(t *testing.T, answer func(packet []byte) [][]byte) *peer {
+	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -46,12 +59,7 @@ func hostile(t *testing.T, answer func(request *gosnmp.SnmpPacket) [][]byte) *pe
 				return
 			}
 			p.asked.Add(1)
-			request, err := (&gosnmp.GoSNMP{Version: gosnmp.Version2c}).SnmpDecodePacket(buffer[:n])
-			if err != nil {
-				t.Errorf("the driver sent what cannot be read: %x", buffer[:n])
-				continue
-			}
-			for _, packet := range answer(request) {
+			for _, packet := range answer(buffer[:n]) {
 				_, _ = conn.WriteTo(packet, from)
 			}
 		}

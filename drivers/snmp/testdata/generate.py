@@ -7,7 +7,9 @@ The objects are those of the MIBs that such equipment has; the values are
 made up.
 """
 
-INTEGER, STRING, HEX, OID, IP, C32, GAUGE, TICKS, C64 = "2", "4", "4x", "6", "64", "65", "66", "67", "70"
+import struct
+
+INTEGER, STRING, HEX, OID, IP, C32, GAUGE, TICKS, OPAQUE, C64 = "2", "4", "4x", "6", "64", "65", "66", "67", "68x", "70"
 
 
 def system(descr, object_id, name):
@@ -120,11 +122,86 @@ def router():
     return rows
 
 
+def radio():
+    rows = system("microwave link, 2+0, 18 GHz", "1.3.6.1.4.1.99999.6", "link-north")
+    rows += interfaces({1: "lan", 101: "radio a", 102: "radio b"}, 400000000)
+    for carrier in (1, 2):
+        for column, tag, value in [
+            (2, INTEGER, -38 - carrier),  # dBm received
+            (3, INTEGER, 23), (4, GAUGE, 17700000 + carrier * 56000), (5, INTEGER, -127), (6, C32, 4294967290 + carrier),
+            (7, OPAQUE, "9f7804" + struct.pack(">f", 31.25 * carrier).hex()),  # dB of signal over noise
+            (8, OPAQUE, "9f7804" + struct.pack(">f", -0.5 / carrier).hex()), (9, OPAQUE, "9f7908" + struct.pack(">d", -1234567.25 * carrier).hex()),
+            (10, STRING, "1.2E-12"), (11, HEX, "0%d00ff80" % carrier), (12, STRING, "4096QAM"),
+        ]:
+            rows.append(("1.3.6.1.4.1.99999.6.1.1.%d.%d" % (column, carrier), tag, value))
+        for quarter in range(1, 97):  # a day in intervals of 15 minutes (RFC 3593)
+            index = "%d.%d" % (100 + carrier, quarter)
+            rows.append(("1.3.6.1.4.1.99999.6.2.1.2." + index, INTEGER, -38 - quarter % 7))
+            rows.append(("1.3.6.1.4.1.99999.6.2.1.3." + index, GAUGE, 0 if quarter % 9 else 900))
+            rows.append(("1.3.6.1.4.1.99999.6.2.1.4." + index, C64, 2**63 + quarter * 10**12))
+    return rows
+
+
+def mikrotik():
+    rows = system("RouterOS CCR", "1.3.6.1.4.1.14988.1", "ccr-1")
+    names = {1: "ether1-вузол", 2: "sfp-sfpplus1", 12: "bridge", 25: "vlan100"}
+    names.update({15728640 + n: "<pppoe-user%d>" % n for n in range(1, 31)})
+    rows += interfaces(names)
+    mtxr = "1.3.6.1.4.1.14988.1.1."
+    rows += [
+        (mtxr + "3.8.0", INTEGER, 241), (mtxr + "3.10.0", INTEGER, -5), (mtxr + "3.14.0", INTEGER, 1200), (mtxr + "4.1.0", STRING, "ABCD-1234"),
+        (mtxr + "4.4.0", STRING, "7.11"), (mtxr + "7.3.0", STRING, "0123456789AB/r2"), (mtxr + "8.1.0", HEX, ""),
+    ]
+    for n in range(1, 41):  # stations of an access point: the index is their MAC address and the interface
+        index = "%d.%d.%d.0.%d.255.12" % (4, 24, 214, n)
+        for column, tag, value in [
+            (1, HEX, "0418d600%02xff" % n), (3, INTEGER, -40 - n), (4, C32, n * 100000007 % 2**32), (5, C32, n), (8, GAUGE, 130000000), (11, TICKS, n * 6000),
+            (12, INTEGER, 35), (19, HEX, ("станція %d" % n).encode("cp1251").hex()),
+        ]:
+            rows.append((mtxr + "1.2.1.%d.%s" % (column, index), tag, value))
+    for n in range(1, 21):  # simple queues
+        for column, tag, value in [
+            (2, STRING, "client-%d" % n), (3, IP, "10.1.%d.0" % n), (4, IP, "255.255.255.0"), (7, INTEGER, 0), (8, C64, n << 58), (9, C64, n << 40),
+        ]:
+            rows.append((mtxr + "2.1.1.%d.%d" % (column, 2147483648 + n), tag, value))
+    for index, what in ((65536, "main memory"), (131073, "disk: nand")):
+        for column, tag, value in [(1, INTEGER, index), (2, OID, "1.3.6.1.2.1.25.2.1.2"), (3, STRING, what), (4, INTEGER, 1024), (5, INTEGER, 16777216), (6, INTEGER, 90123)]:
+            rows.append(("1.3.6.1.2.1.25.2.3.1.%d.%d" % (column, index), tag, value))
+    for n in (1, 2):  # ipAddressTable (RFC 4293): the index is an IPv6 address
+        rows.append(("1.3.6.1.2.1.4.34.1.3.2.16.32.1.13.184.0.0.0.0.0.0.0.0.0.0.0.%d" % n, INTEGER, 12))
+    return rows
+
+
+def lldp():
+    rows = system("core switch with neighbours", "1.3.6.1.4.1.99999.7", "core-sw")
+    rows += interfaces({i: "xe-0/0/%d" % i for i in range(1, 25)}, 4294967295)
+    mib = "1.0.8802.1.1.2.1."
+    rows += [
+        (mib + "3.1.0", INTEGER, 4), (mib + "3.2.0", HEX, "02000000aa00"), (mib + "3.3.0", STRING, "core-sw"),
+        (mib + "3.4.0", STRING, "core switch"), (mib + "3.5.0", HEX, "28"), (mib + "3.6.0", HEX, "20"),
+    ]
+    for port in range(1, 25):
+        rows.append((mib + "3.7.1.2.%d" % port, INTEGER, 5))
+        rows.append((mib + "3.7.1.3.%d" % port, STRING, "xe-0/0/%d" % port))
+        rows.append((mib + "3.7.1.4.%d" % port, STRING, "to access-%d" % port))
+        index = "%d.%d.1" % (port * 1000, port)
+        for column, tag, value in [
+            (4, INTEGER, 4), (5, HEX, "02000000bb%02x" % port), (6, INTEGER, 7), (7, STRING, str(500 + port)), (8, STRING, "uplink"),
+            (9, STRING, "access-%d" % port), (10, STRING, ""), (11, HEX, "2800"), (12, HEX, "2000"),
+        ]:
+            rows.append((mib + "4.1.1.%d.%s" % (column, index), tag, value))
+        rows.append((mib + "4.2.1.3.%s.1.4.192.0.2.%d" % (index, port), INTEGER, 2))
+        rows.append((mib + "4.2.1.4.%s.1.4.192.0.2.%d" % (index, port), INTEGER, port))
+        rows.append((mib + "4.2.1.5.%s.1.4.192.0.2.%d" % (index, port), OID, "0.0"))
+    return rows
+
+
 def key(row):
     return [int(n) for n in row[0].split(".")]
 
 
-for name, rows in {"switch48": switch48(), "olt": olt(), "ups": ups(), "counters": counters(), "strings": strings(), "router": router()}.items():
+for family in (switch48, olt, ups, counters, strings, router, radio, mikrotik, lldp):
+    name, rows = family.__name__, family()
     with open(name + ".snmprec", "w", encoding="utf-8") as out:
         for oid, tag, value in sorted(rows, key=key):
             if tag == STRING and not str(value).isascii():
