@@ -27,6 +27,7 @@ type Options struct {
 	RecentDir   string      // where the last answers are kept; "": in memory only
 	Full        func() bool // the Outbox takes no more results of writes; nil: never
 	Kick        func()      // called after a result went into the Outbox; may be nil
+	Room        *Room       // for results; nil: NewRoom(0)
 	Concurrency int         // jobs that run at a time; 0: DefaultConcurrency
 	MaxAttempts int         // 0: DefaultMaxAttempts
 	Logger      *slog.Logger
@@ -57,6 +58,9 @@ func NewDispatcher(o Options) *Dispatcher {
 	if o.MaxAttempts <= 0 {
 		o.MaxAttempts = DefaultMaxAttempts
 	}
+	if o.Room == nil {
+		o.Room = NewRoom(0)
+	}
 	if o.Policy == nil {
 		o.Policy = &Policy{}
 	}
@@ -72,7 +76,7 @@ func NewDispatcher(o Options) *Dispatcher {
 	d := &Dispatcher{
 		Options: o,
 		lanes:   newLanes(),
-		recent:  newRecent(recentBytes, recentAge),
+		recent:  newRecent(int(min(recentBytes, o.Room.Bytes())), recentAge),
 		slots:   newSlots(o.Concurrency),
 		tasks:   make(map[string]*task),
 		fresh:   make(map[string]bool),
@@ -98,6 +102,7 @@ func (d *Dispatcher) Handle(ctx context.Context, del *Delivery) {
 	Failpoint("received")
 	t := newTask(ctx, d, del)
 	defer t.cancel(nil)
+	defer t.giveRoom()
 	t.handle()
 }
 

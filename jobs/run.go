@@ -64,6 +64,8 @@ func (t *task) drive() (Output, error) {
 		ctx, cancel = context.WithDeadlineCause(ctx, t.job.Deadline, ErrTimeout)
 		defer cancel()
 	}
+	t.share = t.d.Room.share(t.job.Class)
+	ctx = withShare(ctx, t.share)
 	if t.job.Stream {
 		ctx = WithEmit(ctx, t.emit)
 	}
@@ -98,6 +100,9 @@ var errAbandoned = errors.New("the driver did not return")
 func (t *task) faultOf(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
+	}
+	if t.share.starved.Load() && errors.Is(context.Cause(ctx), ErrTimeout) {
+		return errNoRoom
 	}
 	var fault *Fault
 	if ctx.Err() == nil && !errors.As(err, &fault) {

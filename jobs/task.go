@@ -23,6 +23,7 @@ type task struct {
 	done    chan struct{} // closed when the task has settled its delivery
 	started atomic.Bool   // the driver runs
 	writing atomic.Bool   // a byte of a change may have left
+	share   *share        // of the room for results; nil: the driver did not run
 
 	expires    time.Time // by the monotonic clock; zero: never
 	attempts   int
@@ -216,6 +217,13 @@ func (t *task) mayStart() error {
 		return fault
 	}
 	return nil
+}
+
+// giveRoom gives the room of the result back, once that has been sent.
+func (t *task) giveRoom() {
+	if t.share != nil {
+		t.share.release()
+	}
 }
 
 // giveBack returns the delivery to the queue.

@@ -77,6 +77,7 @@ func openSatellite(ctx context.Context, s settings, env map[string]string, log *
 		Network: &jobs.Network{Policy: policy}, StateDir: sat.store.dir, Logger: log, Secret: secrets.find,
 	})
 	sat.dispatcher = jobs.NewDispatcher(jobs.Options{
+		Room:     jobs.NewRoom(debug.SetMemoryLimit(-1)),
 		Registry: registry, SatelliteID: s.SatelliteID, Replica: sat.name, Policy: policy,
 		Journal: sat.store.journal, RecentDir: sat.store.recentDir(), Outbox: sat.store, Concurrency: s.Concurrency, Logger: log,
 		Full: sat.store.full, Kick: func() { sat.session.Kick() },

@@ -95,6 +95,9 @@ func (c *collector) add(line string) error {
 		c.r.truncated, step.Truncated = true, true
 		return nil
 	}
+	if err := jobs.Take(c.ctx, size); err != nil {
+		return err
+	}
 	c.r.room -= size
 	c.held += size
 	c.out.WriteString(line)

@@ -68,7 +68,10 @@ func (d *Driver) exec(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
 	}
 	defer stop()
 	out := jobs.Output{Learned: learned{HostKey: client.HostKey}, Warnings: client.Warnings}
-	e := &execution{job: job, budget: budget{left: job.Limits.ResultBytes()}}
+	e := &execution{job: job, budget: budget{
+		left: job.Limits.ResultBytes(),
+		room: func(n int) error { return jobs.Take(ctx, n) },
+	}}
 	fault = e.run(ctx, client, p)
 	out.Data, out.Partial = e.data(), e.partial
 	out.Truncated = e.budget.cut
@@ -171,6 +174,8 @@ func (e *execution) noStatus(client *secureshell.Client) *jobs.Fault {
 
 // budget is what both outputs may take together.
 type budget struct {
+	room func(n int) error // of the satellite, for what is kept
+
 	mu   sync.Mutex // guards all below: the library writes from two goroutines
 	left int
 	got  int // received, kept or not
@@ -191,6 +196,9 @@ func (l *limited) Write(p []byte) (int, error) {
 		return 0, errEndless
 	}
 	take := min(len(p), l.budget.left)
+	if err := l.budget.room(take); err != nil {
+		return 0, err
+	}
 	l.budget.left -= take
 	l.budget.cut = l.budget.cut || take < len(p)
 	l.b = append(l.b, p[:take]...)

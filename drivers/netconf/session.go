@@ -86,7 +86,7 @@ func open(ctx context.Context, client *secureshell.Client, room int) (*session, 
 	stream := struct {
 		io.Reader
 		io.Writer
-	}{out, in}
+	}{jobs.TakeReader(ctx, out), in}
 	s := &session{framer: newFramer(stream, maxHello), room: room}
 	if err := s.hello(); err != nil {
 		return nil, loginFault(ctx, err, "the device did not say hello as NETCONF wants it")

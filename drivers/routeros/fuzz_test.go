@@ -39,7 +39,7 @@ func FuzzSession(f *testing.F) {
 	f.Add(words(done, []string{"!fatal", password}))
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		const room = 4096
-		s := newSession(said{r: strings.NewReader(string(stream))}, room, 10)
+		s := newSession(t.Context(), said{r: strings.NewReader(string(stream))}, room, 10)
 		err := s.login(jobs.LoginCredential{Username: "admin", Password: jobs.NewSecret(password)})
 		if err == nil {
 			err = s.callAll([][]string{{"/system/identity/print"}})

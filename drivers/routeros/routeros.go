@@ -106,7 +106,7 @@ func (d driver) with(ctx context.Context, job *jobs.Job, p *params, login jobs.L
 		stop()
 		_ = conn.Close()
 	}()
-	s := newSession(conn, job.Limits.ResultBytes(), job.Limits.MaxRows)
+	s := newSession(ctx, conn, job.Limits.ResultBytes(), job.Limits.MaxRows)
 	if err := s.login(login); err != nil {
 		return jobs.Output{}, err
 	}

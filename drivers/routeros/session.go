@@ -2,6 +2,7 @@ package routeros
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -24,10 +25,10 @@ type session struct {
 	truncated bool
 }
 
-func newSession(conn net.Conn, resultBytes, rows int) *session {
+func newSession(ctx context.Context, conn net.Conn, resultBytes, rows int) *session {
 	const frame = 1 << 10 // the rest of the result
 	return &session{
-		conn: conn, reader: bufio.NewReader(conn), stage: jobs.StageLogin,
+		conn: conn, reader: bufio.NewReader(jobs.TakeReader(ctx, conn)), stage: jobs.StageLogin,
 		replies: []reply{}, room: max(resultBytes-frame, 0), rows: rows,
 	}
 }

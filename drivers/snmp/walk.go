@@ -140,7 +140,11 @@ func (w *walker) subtree(root, after string) error {
 		if err != nil {
 			return err
 		}
+		held := w.bytes
 		done, next, err := w.take(root, from, pdus)
+		if err == nil {
+			err = jobs.Take(w.s.ctx, w.bytes-held)
+		}
 		if err != nil {
 			return err
 		}

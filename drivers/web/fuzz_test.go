@@ -58,7 +58,7 @@ func FuzzBody(f *testing.F) {
 		if packed {
 			res.Header.Set("Content-Encoding", "gzip")
 		}
-		got, err := unpack(res, limit)
+		got, err := unpack(t.Context(), res, limit)
 		if len(got) > limit || !packed && (err != nil || !bytes.HasPrefix(body, got)) {
 			t.Fatalf("%d bytes, %v", len(got), err)
 		}

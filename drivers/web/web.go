@@ -241,7 +241,7 @@ func (c *call) read(ctx context.Context, res *http.Response) (jobs.Output, error
 	if c.p.MaxBytes > 0 {
 		limit = min(limit, c.p.MaxBytes)
 	}
-	body, err := unpack(res, int64(limit)+1)
+	body, err := unpack(ctx, res, int64(limit)+1)
 	truncated := found.keep(body, limit, c.job.Limits.ResultBytes())
 	found.Timing = timing{ms(c.ready.Load()), ms(c.answered.Load()), ms(time.Since(c.began).Microseconds())}
 	out := jobs.Output{Data: found, Truncated: truncated}
@@ -295,15 +295,15 @@ func cut(text []byte, limit int) []byte {
 func ms(us int64) float64 { return float64(us) / 1000 }
 
 // unpack reads at most limit octets of the body as they are after unpacking.
-func unpack(res *http.Response, limit int64) ([]byte, error) {
+func unpack(ctx context.Context, res *http.Response, limit int64) ([]byte, error) {
 	if !strings.EqualFold(res.Header.Get("Content-Encoding"), "gzip") || res.Request.Method == http.MethodHead {
-		return io.ReadAll(io.LimitReader(res.Body, limit))
+		return io.ReadAll(jobs.TakeReader(ctx, io.LimitReader(res.Body, limit)))
 	}
 	packed, err := gzip.NewReader(res.Body)
 	if err != nil {
 		return nil, err
 	}
-	return io.ReadAll(io.LimitReader(packed, limit))
+	return io.ReadAll(jobs.TakeReader(ctx, io.LimitReader(packed, limit)))
 }
 
 func isText(body []byte) bool {
