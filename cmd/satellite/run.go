@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -148,27 +147,6 @@ func (sat *satellite) control(ctx context.Context, request []byte) any {
 		return map[string]any{"cancelled": n, "replica": sat.name}
 	}
 	return sat.status()
-}
-
-// limitMemory sets the soft limit of Go's memory from the container's, where
-// GOMEMLIMIT is not set: the collector then works harder before the kernel
-// ends the process.
-func limitMemory(env map[string]string, log *slog.Logger) {
-	if env["GOMEMLIMIT"] != "" {
-		return
-	}
-	for _, path := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		limit, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-		if err == nil && limit > 0 && limit < 1<<40 {
-			debug.SetMemoryLimit(limit * 8 / 10)
-			log.Debug("soft memory limit set", "bytes", limit*8/10, "from", filepath.Base(path))
-		}
-		return
-	}
 }
 
 func newLogger(w interface{ Write([]byte) (int, error) }, level, format string) *slog.Logger {
