@@ -1,14 +1,18 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"usm-satellite/broker"
 	"usm-satellite/jobs"
@@ -103,4 +107,72 @@ func TestLittleMemory(t *testing.T) {
 	if peak>>10 > 160 { // 64 MiB is where Go begins to save; without a budget for results it was above 370
 		t.Errorf("peak of %d MiB", peak>>10)
 	}
+}
+
+// The broker takes a job back that runs for longer than its consumer_timeout,
+// and closes the channel. The job goes on, its copy waits for it, both have the
+// one answer, and a write is run once.
+func TestConsumerTimeout(t *testing.T) {
+	s := newSite(t, rabbit)
+	evaluate := func(expression string) { s.must(rabbit.Ctl(t.Context(), "eval", expression)) }
+	t.Cleanup(func() { // the node is the other tests', too
+		_ = rabbit.Ctl(context.Background(), "eval", "application:set_env(rabbit, consumer_timeout, 1800000), application:set_env(rabbit, channel_tick_interval, 60000).")
+	})
+	evaluate("application:set_env(rabbit, consumer_timeout, 2000), application:set_env(rabbit, channel_tick_interval, 500).")
+	agent := snmpd(t)
+	port, requests := slowly(t, agent.Port, 8*time.Second)
+	p := s.satellite()
+	set := job("slow", "snmp.set", fmt.Sprintf(`"target":{"address":"127.0.0.1","port":%d},"timeout_ms":30000,`, port)+
+		community("private")+`,"params":{"varbinds":[{"oid":"1.3.6.1.2.1.1.6.0","type":"OctetString","value":"here"}]}`)
+	answers := s.ask(s.core(broker.CoreOptions{}), map[string][]byte{"slow": set})
+	if r := answers["slow"]; r.Status != jobs.StatusOK {
+		t.Errorf("the slow write: %s %v", r.Status, r.Error)
+	}
+	if n := requests.Load(); n != 2 { // one that asks whether it is there, and the write
+		t.Errorf("%d requests reached the device, want 2", n)
+	}
+	p.says(t, "longer than its consumer_timeout allows")
+	allOK(t, s.ask(s.core(broker.CoreOptions{}), kinds("after-", agent.Port)), "amqp")
+}
+
+// slowly passes datagrams to and from an agent: the first request at once, each
+// later one after a delay, as a device does that writes to flash. It counts
+// the requests.
+func slowly(t *testing.T, agent int, delay time.Duration) (port int, requests *atomic.Int64) {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := net.Dial("udp", net.JoinHostPort("127.0.0.1", strconv.Itoa(agent)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	requests = new(atomic.Int64)
+	done := make(chan struct{})
+	go func() { // ends with its connections
+		defer close(done)
+		buffer := make([]byte, 64<<10)
+		for {
+			n, from, err := conn.ReadFrom(buffer)
+			if err != nil {
+				return
+			}
+			if requests.Add(1) > 1 {
+				<-time.After(delay)
+			}
+			if _, err := to.Write(buffer[:n]); err != nil {
+				return
+			}
+			if n, err = to.Read(buffer); err != nil {
+				return
+			}
+			_, _ = conn.WriteTo(buffer[:n], from)
+		}
+	}()
+	t.Cleanup(func() {
+		_, _ = conn.Close(), to.Close()
+		<-done
+	})
+	return conn.LocalAddr().(*net.UDPAddr).Port, requests
 }

@@ -53,7 +53,6 @@ func classes() []class {
 type cell struct {
 	reached bool   // the satellite died there
 	job     string // its id
-	status  string
 }
 
 // matrix tries every failpoint with every class of job.
