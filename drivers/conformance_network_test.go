@@ -1,12 +1,14 @@
 package drivers
 
 import (
+	"encoding/hex"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -54,13 +56,48 @@ func startNginx(t *testing.T) int {
 	}
 	config := fmt.Sprintf(`daemon off; master_process off; pid %[1]s/pid; error_log %[1]s/log; events {}
 http { access_log off; client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
-server { listen 127.0.0.1:%[2]d; root %[1]s; } }`, dir, port)
-	for name, content := range map[string]string{"conf": config, "big.txt": string(page), "index.html": "the page of sw1"} {
+server { listen 127.0.0.1:%[2]d; root %[1]s;
+location /packed/ { add_header Content-Encoding deflate; } } }`, dir, port)
+	if err := os.Mkdir(filepath.Join(dir, "packed"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		"conf": config, "big.txt": string(page), "index.html": "the page of sw1", "packed/zlib": unhex(t, packedZlib), "packed/raw": unhex(t, packedRaw),
+	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return serve(t, port, "/usr/sbin/nginx", "-p", dir, "-c", filepath.Join(dir, "conf"), "-e", filepath.Join(dir, "log"))
+}
+
+// "the page of sw1, packed\n", four times over, as zlib 1.2.13 packs it: in its
+// own format, and without that (windowBits -15).
+const (
+	packedZlib = "78da2bc9485528484c4f55c84f53282e37d4017292b35353b84aa8240e0011a21fb1"
+	packedRaw  = "2bc9485528484c4f55c84f53282e37d4017292b35353b84aa8240e00"
+)
+
+func unhex(t *testing.T, digits string) string {
+	t.Helper()
+	raw, err := hex.DecodeString(digits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
+// nginx has no deflate of its own: it sends files that were packed before.
+func TestDeflateFromNginx(t *testing.T) {
+	port := startNginx(t)
+	registry, closeAll := All(Options{Network: loopback()})
+	defer closeAll()
+	for _, name := range []string{"zlib", "raw"} {
+		data, fault := run(t, registry, fmt.Sprintf(`{"schema":1,"job_id":"a","action":"http.request","target":{"address":"127.0.0.1","port":%d},"params":{"scheme":"http","path":"/packed/%s"}}`, port, name))
+		if fault != nil || data["status_code"] != 200.0 || data["body"] != strings.Repeat("the page of sw1, packed\n", 4) {
+			t.Errorf("%s: got %v, %v", name, data, fault)
+		}
+	}
 }
 
 func networkRows() []conformer {

@@ -7,13 +7,11 @@
 package web
 
 import (
-	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
-	"io"
 	"net/http"
 	"net/http/httptrace"
 	"sort"
@@ -293,18 +291,6 @@ func cut(text []byte, limit int) []byte {
 }
 
 func ms(us int64) float64 { return float64(us) / 1000 }
-
-// unpack reads at most limit octets of the body as they are after unpacking.
-func unpack(ctx context.Context, res *http.Response, limit int64) ([]byte, error) {
-	if !strings.EqualFold(res.Header.Get("Content-Encoding"), "gzip") || res.Request.Method == http.MethodHead {
-		return io.ReadAll(jobs.TakeReader(ctx, io.LimitReader(res.Body, limit)))
-	}
-	packed, err := gzip.NewReader(res.Body)
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(jobs.TakeReader(ctx, io.LimitReader(packed, limit)))
-}
 
 func isText(body []byte) bool {
 	if !utf8.Valid(body) {
