@@ -26,12 +26,12 @@ demo: deps build ## jobs through the tunnel, on this machine; KEEP=1 keeps it ru
 compose: build ## the image and the compose files, with Docker
 	@.ci/compose
 
-chaos: deps build ## kills and partitions under load: no job lost, no write twice? (3 minutes)
+chaos: deps build ## kills and partitions under load: no job lost, no write twice? (2 minutes)
 	@go build -o bin/chaos ./deploy/chaos/cmd/chaos
-	@bin/chaos -seed 1 -duration 30s
-	@bin/chaos -duration 30s
+	@bin/chaos -seed 1 -duration 25s
+	@bin/chaos -duration 25s
 	@CGO_ENABLED=0 go build -tags failpoints -o bin/satellite-failpoints ./cmd/satellite
-	@bin/chaos -binary bin/satellite-failpoints -failpoints -duration 30s
+	@bin/chaos -binary bin/satellite-failpoints -failpoints -duration 25s
 
 failpoints: deps ## die at every step of every class of job, REPEATS (default 3) times
 	@CGO_ENABLED=0 go build -tags failpoints -o bin/satellite-failpoints ./cmd/satellite

