@@ -19,7 +19,9 @@ type Finding struct {
 }
 
 // ExamineSteps lists the steps of Examine in their order.
-func ExamineSteps() []string { return []string{"connect", "login", "queue", "read right", "publish"} }
+func ExamineSteps() []string {
+	return []string{"connect", "tls", "login", "queue", "read right", "publish"}
+}
 
 // Examine tries what a session would do on its first route, without taking a
 // job and without leaving anything behind. It ends at the first step that
@@ -36,16 +38,22 @@ func Examine(ctx context.Context, o Options) []Finding {
 	l, err := s.open(ctx, r)
 	if err != nil {
 		p := s.explain(err, r)
-		if p.Step == string(stepDial) || p.Step == string(stepTLS) {
+		if p.Step == string(stepDial) {
 			note("connect", "", p)
 			return all
 		}
 		note("connect", "the broker's port answers", nil)
+		if p.Step == string(stepTLS) {
+			note("tls", "", p)
+			return all
+		}
+		note("tls", tlsWords(r), nil)
 		note("login", "", p)
 		return all
 	}
 	defer l.close()
 	note("connect", fmt.Sprintf("%s answers (%s)", r.DSN.Address(), r.Name), nil)
+	note("tls", tlsWords(r), nil)
 	note("login", fmt.Sprintf("as %q in the virtual host %q", r.DSN.Username, r.DSN.VHost), nil)
 	waiting, consumers, err := l.look(s.Queue)
 	if err != nil {
@@ -62,6 +70,13 @@ func Examine(ctx context.Context, o Options) []Finding {
 	note("publish", message, err)
 	all[len(all)-1].Warning = errors.Is(err, errNoResultsQueue)
 	return all
+}
+
+func tlsWords(r Route) string {
+	if r.TLS == nil {
+		return "not asked for (" + r.Name + ")"
+	}
+	return fmt.Sprintf("the broker's certificate is good for %q", r.TLS.ServerName)
 }
 
 func (l *link) look(queue string) (waiting, consumers int, err error) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"syscall"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -110,6 +111,9 @@ func explainTLS(err error, r Route) string {
 		return fmt.Sprintf("the broker's certificate is not for %q: use the name that it is for in the DSN (USM_WG_BROKER keeps the address apart)", r.DSN.Host)
 	case errors.As(err, &authority):
 		return "the broker's certificate is from an authority that is not known here: put its CA certificate into a file and name it in USM_AMQP_CA_FILE"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil && time.Now().Before(invalid.Cert.NotBefore):
+		return fmt.Sprintf("the broker's certificate is valid from %s on, and this machine's clock says %s: set the clock (NTP), or else the certificate is too new",
+			invalid.Cert.NotBefore.UTC().Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339))
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "the broker's certificate has expired or is not valid yet: renew it, and check the clock of this machine"
 	case errors.As(err, &record):
@@ -130,6 +134,8 @@ func explainOpen(err error, r Route, setting string) (message string, permanent 
 		return fmt.Sprintf("the broker refused the login of user %q: user or password in %s is wrong", r.DSN.Username, setting), true
 	case isTimeout(err), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("%s took the connection but does not answer as an AMQP broker does; is it the broker's AMQP port? See %s", r.DSN.Address(), setting), false
+	case strings.HasPrefix(r.Name, "wireguard+"):
+		return fmt.Sprintf("the connection through the tunnel ended before the login was done: the hub reaches no broker (its USM_HUB_BROKER, and its log), or what it reaches is no AMQP port, or one with TLS where %s says amqp", setting), false
 	default:
 		return fmt.Sprintf("the connection ended before the login was done (%s); is %s an AMQP port, with TLS only where the DSN says amqps?", r.Name, r.DSN.Address()), false
 	}

@@ -80,6 +80,14 @@ func (m *memory) write(at time.Time) error {
 	return nil
 }
 
+// ClockBehind says how far now is before the last handshake with this key that
+// a tunnel with this StateDir has kept, and when that was; 0: it is not, or
+// none was kept. The peer refuses handshakes until the clock has caught up.
+func ClockBehind(stateDir string, key PublicKey, now time.Time) (time.Duration, time.Time) {
+	m := openMemory(stateDir, key)
+	return m.behind(now), m.last
+}
+
 func (t *Tunnel) checkClock(ctx context.Context) {
 	if t.memory.err != nil {
 		t.log.WarnContext(ctx, "the time of the last handshake could not be read", "error", t.memory.err)

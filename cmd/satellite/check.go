@@ -92,6 +92,7 @@ func (d *doctor) examine(ctx context.Context, a app) {
 	})
 	d.step("state", !ok, d.state)
 	d.step("ping", !ok, func() (string, error) { return d.ping(ctx) })
+	d.step("clock", !ok, d.clock)
 	if ok && d.settings.hasTunnel() {
 		if running, err := ask[status](ctx, "satellite", d.settings.StateDir, "/status"); err == nil {
 			d.running(running[0])
@@ -115,8 +116,13 @@ func (d *doctor) examine(ctx context.Context, a app) {
 	}
 	reached := opened
 	if opened && t.tunnel != nil {
-		d.step("endpoint", false, func() (string, error) { return d.endpoint(ctx) })
-		reached = d.step("tunnel", false, func() (string, error) { return d.tunnel(ctx, t) })
+		var found []netip.AddrPort
+		named := d.step("endpoint", false, func() (message string, err error) {
+			message, found, err = d.endpoint(ctx)
+			return message, err
+		})
+		out := d.step("udp", !named, func() (string, error) { return udpLeaves(ctx, found) })
+		reached = d.step("tunnel", !named || !out, func() (string, error) { return d.tunnel(ctx, t) })
 	}
 	d.broker(ctx, t, !opened || !reached)
 }
@@ -145,7 +151,7 @@ func (d *doctor) running(s status) {
 // silentHub: silence has many causes that look the same from here; all are
 // named.
 func silentHub(endpoint string) error {
-	return usageError("no answer from the hub at %s: UDP is blocked on the way, or the hub is down, or the keys do not fit (this satellite's key is not among the hub's peers, USM_WG_PEER_PUBLIC_KEY or the preshared key is wrong), or the clock of this machine is behind; WireGuard meets all of these with silence. Look at `satellite peers` beside the hub, which counts handshakes that fit no peer, and set USM_FALLBACK_DSN where UDP cannot pass%s", endpoint, clockHint())
+	return usageError("no answer from the hub at %s: UDP is blocked on the way, or the hub is down, or the keys do not fit (this satellite's key is not among the hub's peers, USM_WG_PEER_PUBLIC_KEY or the preshared key is wrong), or the clock of this machine is behind; WireGuard meets all of these with silence. Look at `satellite peers` beside the hub, which counts handshakes that fit no peer, and set USM_FALLBACK_DSN where UDP cannot pass", endpoint)
 }
 
 func (d *doctor) state() (string, error) {
@@ -176,26 +182,29 @@ func (d *doctor) ping(ctx context.Context) (string, error) {
 	return "pings can be sent", nil
 }
 
-func (d *doctor) endpoint(ctx context.Context) (string, error) {
+// endpoint looks the hub's names up.
+func (d *doctor) endpoint(ctx context.Context) (string, []netip.AddrPort, error) {
 	configs, err := d.settings.tunnelConfigs()
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	var found []string
+	var words []string
+	var found []netip.AddrPort
 	for _, endpoint := range configs[0].Peer.Endpoints {
-		host, _, err := net.SplitHostPort(endpoint)
+		host, port, err := splitHostPort("USM_WG_ENDPOINT", endpoint)
 		if err != nil {
-			return "", usageError("the endpoint must be host:port")
+			return "", nil, err
 		}
-		if addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host); err == nil {
-			found = append(found, fmt.Sprintf("%s is %s", host, addrs[0].Unmap()))
-			continue
+		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		if err != nil || len(addrs) == 0 {
+			return "", nil, usageError("the hub's name %q does not resolve: correct USM_WG_ENDPOINT, or the DNS of this machine", host)
 		}
-		return "", usageError("the hub's name %q does not resolve: correct USM_WG_ENDPOINT, or the DNS of this machine", host)
+		words = append(words, fmt.Sprintf("%s is %s", host, addrs[0].Unmap()))
+		found = append(found, netip.AddrPortFrom(addrs[0].Unmap(), uint16(port))) //nolint:gosec // splitHostPort bounds it
 	}
-	return strings.Join(found, ", "), nil
+	return strings.Join(words, ", "), found, nil
 }
 
 const tunnelPatience = 12 * time.Second
@@ -216,14 +225,6 @@ func (d *doctor) tunnel(ctx context.Context, t *transport) (string, error) {
 	default:
 		return "", usageError("the tunnel is up, but nothing answers at the broker's address inside: correct the address (USM_WG_BROKER or the DSN's host; the hub's USM_HUB_ADDRESS), or this satellite's own (USM_WG_ADDRESS must be the one in the hub's peers file)")
 	}
-}
-
-// clockHint finds a clock that cannot be right.
-func clockHint() string {
-	if time.Now().Year() < 2025 {
-		return "; this machine's clock says " + time.Now().Format(time.DateOnly) + ", which cannot be: set it (NTP)"
-	}
-	return ""
 }
 
 // broker goes through login, queue and rights on the first route.

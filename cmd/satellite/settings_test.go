@@ -241,50 +241,6 @@ func TestNoStateDirectory(t *testing.T) {
 	}
 }
 
-// The doctor is content with a satellite that works.
-func TestCheckOfAGoodSite(t *testing.T) {
-	s := newSite(t, rabbit)
-	_, _, settings := s.hub()
-	out, code := command(t, []string{"check"}, s.env(settings...))
-	if code != exitOK || strings.Contains(out, "failed") {
-		t.Errorf("check says %d:\n%s", code, out)
-	}
-	defer func() { // beside the service it opens no second tunnel with its key
-		s.satellite(settings...)
-		if out, code := command(t, []string{"check"}, s.env(settings...)); code != exitOK || !strings.Contains(out, "running service") {
-			t.Errorf("check beside the service says %d:\n%s", code, out)
-		}
-		if out, code := command(t, nil, s.env(settings...)); code != exitUsage || !strings.Contains(out, "another process of this host is using this WireGuard key") {
-			t.Errorf("a second process says %d:\n%s", code, out)
-		}
-	}()
-	if out, code := command(t, []string{"check", "--json"}, s.env(settings...)); code != exitOK || !strings.HasPrefix(out, `[{"step":"settings"`) {
-		t.Errorf("check --json says %d: %s", code, out)
-	}
-}
-
-// Faults of the tunnel that the doctor tells apart, as far as can be.
-func TestCheckOfABrokenTunnel(t *testing.T) {
-	s := newSite(t, rabbit)
-	_, _, settings := s.hub()
-	other := tunnel.NewPrivateKey()
-	for _, tt := range []struct{ name, setting, value, want string }{
-		{"wrong key", "USM_WG_PRIVATE_KEY", other.Reveal(), "the keys do not fit"},
-		{"dead hub", "USM_WG_ENDPOINT", "127.0.0.1:" + strconv.Itoa(lab.Port()), "the hub is down"},
-		{"unknown name", "USM_WG_ENDPOINT", "nowhere.invalid:51820", "does not resolve"},
-		{"wrong port inside", "USM_WG_BROKER", "10.77.0.1:5999", "port inside"},
-		{"wrong address inside", "USM_WG_BROKER", "10.77.0.2:5672", "address inside"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			out, code := command(t, []string{"check"}, with(s.env(settings...), tt.setting, tt.value))
-			if code != exitFailed || !strings.Contains(out, tt.want) {
-				t.Errorf("check says %d, want %q:\n%s", code, tt.want, out)
-			}
-		})
-	}
-}
-
 func TestReadmeHasTheActions(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../../README.md")
