@@ -144,12 +144,15 @@ type Claim struct {
 	key   string
 	file  *os.File
 	phase int64 // offset of the claim's last line
+	will  *Will // nil: the broker gives the job out again
 }
 
 type claimHead struct {
 	JobID string    `json:"job_id"`
 	At    time.Time `json:"at"`
 	Boot  string    `json:"boot"`
+	Key   string    `json:"key,omitempty"`
+	Will  *Will     `json:"will,omitempty"`
 }
 
 // The last line of a claim. The one is written over the other: a claim that
@@ -162,8 +165,9 @@ const (
 // Claim takes the right to run the write with this key. It is on disk when
 // Claim returns. Errors: *FinishedError, ErrHeld; with *InterruptedError a
 // claim is returned all the same, for nothing but Finish: the write must not
-// be run. Any other error means that the journal does not work.
-func (j *Journal) Claim(key, jobID string) (*Claim, error) {
+// be run. Any other error means that the journal does not work. The will, if
+// any, is found by Orphans.
+func (j *Journal) Claim(key, jobID string, will *Will) (*Claim, error) {
 	for {
 		// Most copies of a write that has ended need no claim.
 		if result, err := j.result(key); result != nil {
@@ -171,7 +175,7 @@ func (j *Journal) Claim(key, jobID string) (*Claim, error) {
 		} else if err != nil && !isInterrupted(err) {
 			return nil, err
 		}
-		claim, err := j.create(key, jobID)
+		claim, err := j.create(key, jobID, will)
 		if errors.Is(err, fs.ErrExist) {
 			claim, err = j.inherit(key)
 			if errors.Is(err, fs.ErrNotExist) {
@@ -237,8 +241,8 @@ func (j *Journal) result(key string) ([]byte, error) {
 }
 
 // create puts a claim there that is locked from its first moment on.
-func (j *Journal) create(key, jobID string) (*Claim, error) {
-	head, err := json.Marshal(claimHead{JobID: jobID, At: time.Now().UTC(), Boot: j.boot})
+func (j *Journal) create(key, jobID string, will *Will) (*Claim, error) {
+	head, err := json.Marshal(claimHead{JobID: jobID, At: time.Now().UTC(), Boot: j.boot, Key: key, Will: will})
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +266,7 @@ func (j *Journal) create(key, jobID string) (*Claim, error) {
 		_ = f.Close()
 		return nil, err
 	}
-	return &Claim{j, key, f, int64(len(head))}, nil
+	return &Claim{j, key, f, int64(len(head)), will}, nil
 }
 
 // inherit looks at a claim that is there already.
@@ -279,8 +283,8 @@ func (j *Journal) inherit(key string) (*Claim, error) {
 		_ = f.Close()
 		return nil, fs.ErrNotExist
 	}
-	phase, interrupted := j.lastPhase(f)
-	claim := &Claim{j, key, f, phase}
+	phase, will, interrupted := j.lastPhase(f)
+	claim := &Claim{j, key, f, phase, will}
 	if interrupted != nil {
 		return claim, interrupted
 	}
@@ -291,29 +295,30 @@ func (j *Journal) inherit(key string) (*Claim, error) {
 // machine has been up since, "claimed" proves that nothing was sent: the line
 // is written over (if not synced) before the first byte. Everything else, and
 // everything damaged, counts as sent.
-func (j *Journal) lastPhase(f *os.File) (offset int64, interrupted *InterruptedError) {
+func (j *Journal) lastPhase(f *os.File) (offset int64, will *Will, interrupted *InterruptedError) {
 	unknown := &InterruptedError{Sent: true, At: time.Now()}
 	if info, err := f.Stat(); err == nil {
 		unknown.At = info.ModTime()
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxClaim))
 	if err != nil {
-		return 0, unknown
+		return 0, nil, unknown
 	}
 	line, rest, _ := bytes.Cut(data, []byte("\n"))
 	var head claimHead
 	if json.Unmarshal(line, &head) != nil {
-		return 0, unknown
+		return 0, nil, unknown
 	}
 	unknown.At = head.At
 	if string(rest) == claimedLine && head.Boot != "" && head.Boot == j.boot {
-		return int64(len(line)) + 1, nil
+		return int64(len(line)) + 1, head.Will, nil
 	}
-	return 0, unknown
+	return 0, head.Will, unknown
 }
 
-// maxClaim is more than a claim ever has: the id of a job is bounded.
-const maxClaim = 64 << 10
+// maxClaim is more than a claim ever has: the id of a job is bounded, and so
+// is a will.
+const maxClaim = 128 << 10
 
 // Sending notes that the next thing to happen is the first byte to the device.
 func (c *Claim) Sending() error {
@@ -323,9 +328,14 @@ func (c *Claim) Sending() error {
 
 // Finish makes result the end of the write, unless there is one already, and
 // returns the one that stands. After an error the claim stays: the write
-// counts as interrupted.
+// counts as interrupted. One that has a will is kept until Answered, so that
+// whoever finds it sends the result.
 func (c *Claim) Finish(result []byte) (winner []byte, err error) {
-	defer func() { _ = c.file.Close() }()
+	defer func() {
+		if c.will == nil || err != nil {
+			_ = c.file.Close()
+		}
+	}()
 	done := c.j.path(c.key, ".done")
 	err = c.j.place(done, encodeRecord(result))
 	if errors.Is(err, fs.ErrExist) {
@@ -337,11 +347,22 @@ func (c *Claim) Finish(result []byte) (winner []byte, err error) {
 		winner = result
 	}
 	if err != nil {
+		_ = c.file.Truncate(0) // the caller answers, so no will may; and no end says "sent", whatever was
 		return nil, err
 	}
 	Failpoint("result linked")
-	_ = os.Remove(c.j.path(c.key, ".claim"))
+	if c.will == nil {
+		_ = os.Remove(c.j.path(c.key, ".claim"))
+	}
 	return winner, nil
+}
+
+// Answered says that the core has the result that Finish recorded, or will get
+// it: there is nothing left to be found.
+func (c *Claim) Answered() {
+	if c.will != nil {
+		_ = c.Release()
+	}
 }
 
 func (j *Journal) replace(path string, data []byte) error {

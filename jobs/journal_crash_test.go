@@ -76,7 +76,7 @@ func (w crashWorker) journal() {
 }
 
 func (w crashWorker) write(j *Journal, key string) (ended bool) {
-	claim, err := j.Claim(key, key)
+	claim, err := j.Claim(key, key, nil)
 	var finished *FinishedError
 	switch {
 	case errors.As(err, &finished):
@@ -140,7 +140,7 @@ func (w crashWorker) full() {
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 0, Max: 0}); err != nil {
 		w.t.Fatal(err)
 	}
-	if claim, err := j.Claim("new", "job"); claim != nil || err == nil || errors.Is(err, ErrHeld) || isInterrupted(err) {
+	if claim, err := j.Claim("new", "job", nil); claim != nil || err == nil || errors.Is(err, ErrHeld) || isInterrupted(err) {
 		w.t.Errorf("a claim on a full disk: %v, %v", claim, err)
 	}
 	if err := s.Put(testMessage("new", false, 10)); err == nil {

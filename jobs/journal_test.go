@@ -25,7 +25,7 @@ func die(c *Claim) { _ = c.file.Close() }
 
 func mustClaim(t testing.TB, j *Journal, key string) *Claim {
 	t.Helper()
-	c, err := j.Claim(key, "job-"+key)
+	c, err := j.Claim(key, "job-"+key, nil)
 	if err != nil {
 		t.Fatalf("claim of %s: %v", key, err)
 	}
@@ -43,7 +43,7 @@ func TestClaimIsHeldByOne(t *testing.T) {
 	if !second.Known("k") {
 		t.Fatal("a claimed write is not known")
 	}
-	if _, err := second.Claim("k", "job"); !errors.Is(err, ErrHeld) {
+	if _, err := second.Claim("k", "job", nil); !errors.Is(err, ErrHeld) {
 		t.Fatalf("a second claim: %v, want ErrHeld", err)
 	}
 	if err := c.Release(); err != nil {
@@ -58,7 +58,7 @@ func TestClaimIsHeldByOne(t *testing.T) {
 		t.Fatalf("finish: %q, %v", winner, err)
 	}
 	var finished *FinishedError
-	if _, err := first.Claim("k", "job"); !errors.As(err, &finished) || string(finished.Result) != "result" {
+	if _, err := first.Claim("k", "job", nil); !errors.As(err, &finished) || string(finished.Result) != "result" {
 		t.Fatalf("a claim after the end: %v, want the result", err)
 	}
 }
@@ -74,14 +74,14 @@ func TestDeadHolder(t *testing.T) {
 	}
 	die(c)
 	for range 2 { // also for the one who finds the finder dead
-		c, err := j.Claim("idle", "job")
+		c, err := j.Claim("idle", "job", nil)
 		var interrupted *InterruptedError
 		if !errors.As(err, &interrupted) || !interrupted.Sent || interrupted.At.IsZero() || c == nil {
 			t.Fatalf("a claim that was sending: %v", err)
 		}
 		die(c)
 	}
-	c, _ = j.Claim("idle", "job")
+	c, _ = j.Claim("idle", "job", nil)
 	if winner, err := c.Finish([]byte("unknown")); err != nil || string(winner) != "unknown" {
 		t.Fatalf("finish: %q, %v", winner, err)
 	}
@@ -94,7 +94,7 @@ func TestDeadMachineCountsAsSent(t *testing.T) {
 	die(mustClaim(t, j, "k"))
 	later := openJournal(t, dir)
 	later.boot = "another boot" // what was not synced may be lost
-	if _, err := later.Claim("k", "job"); !isInterrupted(err) {
+	if _, err := later.Claim("k", "job", nil); !isInterrupted(err) {
 		t.Fatalf("a claim of an earlier boot: %v, want interrupted", err)
 	}
 }
@@ -204,7 +204,7 @@ func TestJournalSurvivesTruncation(t *testing.T) {
 func checkDamaged(t *testing.T, dir string, c journalCase) {
 	t.Helper()
 	j := openJournal(t, dir)
-	claim, err := j.Claim(c.key, "job")
+	claim, err := j.Claim(c.key, "job", nil)
 	var finished *FinishedError
 	switch {
 	case errors.As(err, &finished) && c.result != "" && string(finished.Result) == c.result:
@@ -215,7 +215,7 @@ func checkDamaged(t *testing.T, dir string, c journalCase) {
 	if _, err := claim.Finish([]byte("unknown")); err != nil {
 		t.Fatalf("%s damaged: %v", c.file, err)
 	}
-	if _, err := j.Claim(c.key, "job"); !errors.As(err, &finished) || string(finished.Result) != "unknown" {
+	if _, err := j.Claim(c.key, "job", nil); !errors.As(err, &finished) || string(finished.Result) != "unknown" {
 		t.Fatalf("%s damaged: the end of %s was not kept: %v", c.file, c.key, err)
 	}
 	if openJournal(t, dir).Born().After(time.Now()) {
@@ -254,7 +254,7 @@ func FuzzJournalRecovery(f *testing.F) {
 		if _, _, err := j.Begin("k"); err != nil {
 			t.Fatal(err)
 		}
-		claim, err := j.Claim("k", "job")
+		claim, err := j.Claim("k", "job", nil)
 		if claim != nil {
 			defer die(claim)
 		}
@@ -284,7 +284,7 @@ func TestJournalIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range keys {
-		_, err := j.Claim(key, "job")
+		_, err := j.Claim(key, "job", nil)
 		var finished *FinishedError
 		dropped := slices.Contains(keys[:2], key) // 3 × (1000 + header) do not fit
 		if errors.As(err, &finished) == dropped || isInterrupted(err) != dropped {
@@ -309,7 +309,7 @@ func TestJournalUnavailable(t *testing.T) {
 	if err := os.RemoveAll(j.Dir); err != nil {
 		t.Fatal(err)
 	}
-	claim, err := j.Claim("k", "job")
+	claim, err := j.Claim("k", "job", nil)
 	var finished *FinishedError
 	if claim != nil || err == nil || errors.Is(err, ErrHeld) || isInterrupted(err) || errors.As(err, &finished) {
 		t.Fatalf("a claim in a directory that is gone: %v, %v", claim, err)
@@ -325,7 +325,7 @@ func BenchmarkJournalClaim(b *testing.B) {
 	var took []time.Duration
 	for i := 0; b.Loop(); i++ {
 		begun := time.Now()
-		c, err := j.Claim("key"+time.Duration(i).String(), "job")
+		c, err := j.Claim("key"+time.Duration(i).String(), "job", nil)
 		if err == nil {
 			err = c.Sending()
 		}

@@ -67,6 +67,12 @@ func (t Time) MarshalJSON() ([]byte, error) {
 	return []byte(`"` + t.UTC().Format(timeLayout) + `"`), nil
 }
 
+// UnmarshalJSON reads what MarshalJSON writes.
+func (t *Time) UnmarshalJSON(text []byte) (err error) {
+	t.Time, err = time.Parse(`"`+timeLayout+`"`, string(text))
+	return err
+}
+
 // statusOf says how a job ended that failed with f.
 func statusOf(f *Fault, class Class) Status {
 	if class == Write && f.leavesWriteUnknown() {

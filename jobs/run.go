@@ -242,8 +242,9 @@ func (t *task) onlyFor(r *Result) string {
 }
 
 // send publishes a result. Where that fails it is kept, and the delivery
-// settled all the same: whoever gets the job again finds the answer.
-func (t *task) send(body []byte, write bool) {
+// settled all the same: whoever gets the job again finds the answer. False: the
+// job goes back to the queue.
+func (t *task) send(body []byte, write bool) (settled bool) {
 	m := t.message(body, write)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), publishTimeout)
 	defer cancel()
@@ -254,22 +255,23 @@ func (t *task) send(body []byte, write bool) {
 		t.d.counts.published.Add(1)
 		t.del.Receipt.Ack()
 		Failpoint("acknowledged")
-		return
+		return true
 	}
 	t.d.Logger.DebugContext(ctx, "a result is kept until it can be sent", "job_id", t.job.ID, "cause", err)
 	if t.d.Outbox == nil {
 		t.giveBack()
-		return
+		return false
 	}
 	if err := t.d.Outbox.Put(m); err != nil {
 		t.d.Logger.ErrorContext(ctx, "a result can be neither sent nor kept; its job goes back to the queue", "job_id", t.job.ID, "cause", err)
 		t.giveBack()
-		return
+		return false
 	}
 	Failpoint("kept")
 	t.d.counts.spooled.Add(1)
 	t.del.Receipt.Ack()
 	t.d.Kick()
+	return true
 }
 
 func (t *task) message(body []byte, write bool) Message {

@@ -137,7 +137,7 @@ func (t *task) claim() (*Claim, error) {
 	key := t.writeKey()
 	var claim *Claim
 	err := t.patiently(func() (err error) {
-		claim, err = t.d.Journal.Claim(key, t.job.ID)
+		claim, err = t.d.Journal.Claim(key, t.job.ID, t.will())
 		return err
 	})
 	return claim, err
@@ -239,7 +239,9 @@ func (t *task) record(claim *Claim, r *Result) (*Result, error) {
 	Failpoint("recorded")
 	t.d.counts.result(r.Status)
 	t.d.recent.put(t.job.ID, "", winner)
-	t.send(winner, true)
+	if t.send(winner, true) {
+		claim.Answered()
+	}
 	return nil, errAnswered
 }
 

@@ -118,6 +118,8 @@ func (sat *satellite) run(ctx context.Context) error {
 	defer stopStatus()
 	stopSweep := sat.store.keepTidy(ctx)
 	defer stopSweep()
+	stopOrphans := sat.answerOrphans(ctx)
+	defer stopOrphans()
 	sat.log.InfoContext(ctx, "satellite starts", "version", version, "id", sat.SatelliteID, "queue", sat.queue(),
 		"writes", sat.AllowWrites && sat.store.journal != nil, "state_dir", sat.store.dir)
 	err := sat.session.Run(ctx)
@@ -126,6 +128,35 @@ func (sat *satellite) run(ctx context.Context) error {
 	}
 	sat.log.InfoContext(ctx, "satellite ends")
 	return err
+}
+
+// orphansEvery is how often the journal is searched for writes that nobody will
+// answer; less often where that takes long.
+const orphansEvery = 5 * time.Second
+
+// answerOrphans searches for them, until stop is called.
+func (sat *satellite) answerOrphans(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { // ends with stop
+		defer close(done)
+		timer := time.NewTimer(0)
+		defer timer.Stop()
+		for {
+			select {
+			case <-timer.C:
+				began := time.Now()
+				sat.dispatcher.AnswerOrphans()
+				timer.Reset(max(orphansEvery, 200*time.Since(began)))
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // control answers a message of the control exchange:

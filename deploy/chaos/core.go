@@ -20,6 +20,7 @@ const (
 	resultQueue = "chaos.results"
 	lateQueue   = "chaos.results.late" // not there until the faults are over
 	jobTimeout  = 4 * time.Second
+	willReach   = 15 * time.Second // from a message's end until a write that its satellite left is answered
 	community   = "chaos/canary+of the community" // must show up nowhere
 	trapAddress = "127.0.0.2"                     // not in the satellites' policy
 )
@@ -285,7 +286,7 @@ func (c *core) waiting(late bool) int {
 	defer c.mu.Unlock()
 	n := 0
 	for _, state := range c.pending {
-		if (late || !state.late) && (state.expires.IsZero() || time.Since(state.expires) < 10*time.Second) {
+		if (late || !state.late) && (state.expires.IsZero() || time.Since(state.expires) < willReach) {
 			n++
 		}
 	}

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,12 +25,14 @@ type class struct {
 	name  string
 	write bool
 	late  bool // the queue for its result is not there at first
+	short bool // its message expires before a satellite is there again
 	mould func(*draft)
 }
 
 const (
 	silentAddress = "127.0.0.3"
 	ample         = 10 * time.Minute // a limit that no cell comes near
+	shortLife     = 4 * time.Second  // of a message; it must be taken in time
 )
 
 func classes() []class {
@@ -42,6 +45,7 @@ func classes() []class {
 		{name: "write", write: true, mould: func(*draft) {}},
 		{name: "write with key", write: true, mould: func(d *draft) { d.job["idempotency_key"] = "key-of-" + d.Job }},
 		{name: "write with expiration", write: true, mould: func(d *draft) { d.expiresAfter(ample) }},
+		{name: "write that expires", write: true, short: true, mould: func(d *draft) { d.expiresAfter(shortLife) }},
 		{name: "write answered later", write: true, late: true, mould: later},
 		{name: "write without reply", write: true, mould: func(d *draft) {
 			d.target["address"], d.job["timeout_ms"] = silentAddress, 500
@@ -200,18 +204,25 @@ func (l *lane) try(ctx context.Context, failpoint string, class class) (c cell, 
 		defer stop()
 		go l.core.collect(collecting, queue) // ends with the cell
 	}
-	return c, l.finish(ctx, c.job)
+	if class.short {
+		pause(ctx, shortLife)
+	}
+	return c, l.finish(ctx, c.job, class)
 }
 
 // finish runs satellites in good order until the job has its result and its
 // queue is empty: the first one may be told to end before the broker has given
 // it a job that was answered already.
-func (l *lane) finish(ctx context.Context, job string) error {
+func (l *lane) finish(ctx context.Context, job string, class class) error {
+	limit := cellLimit
+	if class.short {
+		limit = willReach // it has none where it was dropped before it reached the device
+	}
 	for range 10 {
 		if err := l.process.start(); err != nil {
 			return err
 		}
-		if !until(ctx, cellLimit, func() bool { return l.core.answered(job) }) {
+		if !until(ctx, limit, func() bool { return l.core.answered(job) }) && !class.short {
 			return errors.New("no result came; it is lost, or late by a minute")
 		}
 		pause(ctx, settleTime)
@@ -301,7 +312,7 @@ func (m *matrix) show(out io.Writer) error {
 			counts := map[string]int{}
 			for _, c := range m.cells[[2]string{failpoint, class.name}] {
 				if c.reached {
-					counts[fmt.Sprintf("%s, run %d×", statuses[c.job], runs[c.job])]++
+					counts[fmt.Sprintf("%s, run %d×", cmp.Or(statuses[c.job], "dropped by the broker"), runs[c.job])]++
 				}
 			}
 			for _, text := range slices.Sorted(maps.Keys(counts)) {

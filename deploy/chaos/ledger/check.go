@@ -143,14 +143,15 @@ func (c *check) job(h *history) {
 
 // withoutResult: a job may expire in the queue, also when it is put back there
 // by the death of who ran it. The broker then drops it, and no satellite is
-// ever told: a core that sets an expiration needs a time limit of its own.
+// ever told: a core that sets an expiration needs a time limit of its own. But
+// a write that has reached its device is answered all the same.
 func (c *check) withoutResult(h *history) {
 	switch {
 	case h.Expires.IsZero():
 		c.broken(OneResult, h.Job, "it has no result; it reached the device %d times", len(h.runs))
 	case len(h.runs) == 0:
 		c.report.Expired++
-	case c.explained(h.runs[0].At, h.Expires.Add(c.DropReach)):
+	case !h.Write && c.explained(h.runs[0].At, h.Expires.Add(c.DropReach)):
 		c.report.Dropped++
 	default:
 		c.broken(OneResult, h.Job, "it reached the device and has no result, and no fault explains that")

@@ -58,11 +58,14 @@ func TestSoundLedger(t *testing.T) {
 	}
 }
 
-// The broker gets a job back from a dead satellite after the job's expiration.
+// The broker gets a job back from a dead satellite after the job's expiration:
+// a read may be dropped then, a write must be answered.
 func TestDroppedOnReturn(t *testing.T) {
 	t.Parallel()
 	l := sound()
-	l.Device = append(l.Device, Device{At: at(1), Nonce: "n4", Write: true})
+	i := slices.IndexFunc(l.Published, func(p Published) bool { return p.Nonce == "n4" })
+	l.Published[i].Write = false
+	l.Device = append(l.Device, Device{At: at(1), Nonce: "n4"})
 	l.Faults = append(l.Faults, Fault{At: at(2), Until: at(2), Kind: "kill"})
 	if got := l.Check(testLimits); len(got.Violations) > 0 || got.Dropped != 1 {
 		t.Errorf("dropped %d, want 1; %v", got.Dropped, got.Violations)
@@ -81,6 +84,7 @@ func TestBrokenPromises(t *testing.T) {
 		{"a write was run and has no answer", OneResult, "unknown", func(l *Ledger) { l.Results = slices.Delete(l.Results, 4, 5) }},
 		{"a write with an expiration was run and has no answer", OneResult, "dropped", func(l *Ledger) {
 			l.Device = append(l.Device, Device{At: at(2), Nonce: "n4", Write: true})
+			l.Faults = append(l.Faults, Fault{At: at(2), Until: at(2), Kind: "kill"})
 		}},
 		{"two answers to a write", OneResult, "write", func(l *Ledger) {
 			l.Results = append(l.Results, Result{At: at(9), Job: "write", Status: "indeterminate"})
