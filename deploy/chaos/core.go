@@ -20,7 +20,7 @@ const (
 	resultQueue = "chaos.results"
 	lateQueue   = "chaos.results.late" // not there until the faults are over
 	jobTimeout  = 4 * time.Second
-	willReach   = 15 * time.Second // from a message's end until a write that its satellite left is answered
+	willReach   = 15 * time.Second                // from a message's end until a write that its satellite left is answered
 	community   = "chaos/canary+of the community" // must show up nowhere
 	trapAddress = "127.0.0.2"                     // not in the satellites' policy
 )
