@@ -23,6 +23,8 @@ type LineRules struct {
 type Line struct {
 	listener net.Listener
 	target   string
+	ctx      context.Context //nolint:containedctx // of its life
+	stop     context.CancelFunc
 	all      sync.WaitGroup
 
 	mu     sync.Mutex
@@ -43,11 +45,14 @@ const (
 
 // ListenTCP starts a line to target on a free port of 127.0.0.1.
 func ListenTCP(seed uint64, target string) (*Line, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ctx, stop := context.WithCancel(context.Background())
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
+		stop()
 		return nil, err
 	}
 	l := &Line{
+		ctx: ctx, stop: stop,
 		listener: listener, target: target, conns: make(map[net.Conn]bool), change: make(chan struct{}),
 		rand: rand.New(rand.NewPCG(seed, seed)), //nolint:gosec // decisions must repeat, not surprise
 	}
@@ -110,6 +115,7 @@ func (l *Line) Cut() {
 
 // Close ends the line and waits for its goroutines.
 func (l *Line) Close() error {
+	l.stop()
 	err := l.listener.Close()
 	l.mu.Lock()
 	l.closed = true
@@ -133,7 +139,8 @@ func (l *Line) accept() {
 // carry joins a client to the target until either ends.
 func (l *Line) carry(client net.Conn) {
 	defer func() { _ = client.Close() }()
-	target, err := net.DialTimeout("tcp", l.target, 5*time.Second)
+	dialer := net.Dialer{Timeout: 5 * time.Second}
+	target, err := dialer.DialContext(l.ctx, "tcp", l.target)
 	if err != nil {
 		return
 	}
