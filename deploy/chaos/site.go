@@ -133,8 +133,8 @@ func (s *site) newCore(devicePort int, seed uint64) {
 	}
 }
 
-func (s *site) startLines(_ context.Context, o Options) (err error) {
-	if s.line, err = impair.ListenTCP(o.Seed, s.brokerAt()); err != nil {
+func (s *site) startLines(ctx context.Context, o Options) (err error) {
+	if s.line, err = impair.ListenTCP(ctx, o.Seed, s.brokerAt()); err != nil {
 		return err
 	}
 	s.onEnd(func() { _ = s.line.Close() })

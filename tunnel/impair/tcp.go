@@ -43,9 +43,10 @@ const (
 	maxPieces  = 256 // of one direction of a connection on their way: then its sender waits
 )
 
-// ListenTCP starts a line to target on a free port of 127.0.0.1.
-func ListenTCP(seed uint64, target string) (*Line, error) {
-	ctx, stop := context.WithCancel(context.Background())
+// ListenTCP starts a line to target on a free port of 127.0.0.1. It opens no
+// connections once ctx has ended.
+func ListenTCP(ctx context.Context, seed uint64, target string) (*Line, error) {
+	ctx, stop := context.WithCancel(ctx)
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		stop()

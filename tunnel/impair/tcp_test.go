@@ -37,7 +37,7 @@ func echoTCP(t *testing.T) string {
 
 func line(t *testing.T) (*Line, net.Conn) {
 	t.Helper()
-	l, err := ListenTCP(1, echoTCP(t))
+	l, err := ListenTCP(t.Context(), 1, echoTCP(t))
 	if err != nil {
 		t.Fatal(err)
 	}
