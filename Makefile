@@ -1,12 +1,12 @@
 # The two commands for everybody: make demo and make test. Each installs what
 # it lacks, starts real services of its own on loopback, and ends them.
 
-.PHONY: all help deps lint build test demo compose chaos chaos-long failpoints simulate recovery soak mutants fuzz bench clean
+.PHONY: all help deps lint build test demo compose conformance chaos chaos-long failpoints simulate recovery soak mutants fuzz bench clean
 
 all: lint build test
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 deps: ## install what tests and demo need (Debian packages, as root)
 	@.ci/deps
@@ -25,6 +25,10 @@ demo: deps build ## jobs through the tunnel, on this machine; KEEP=1 keeps it ru
 
 compose: build ## the image and the compose files, with Docker
 	@.ci/compose
+
+conformance: deps ## every action against good, bad and hostile devices, as a table (3 minutes)
+	@go test -count=1 -timeout 10m -run '^(TestScan|TestLLDP)' ./drivers/discover
+	@cd drivers && CONFORMANCE_STRICT=1 go test -count=1 -timeout 20m -run '^TestConformance$$'
 
 chaos: deps build ## kills and partitions under load: no job lost, no write twice? (2 minutes)
 	@go build -o bin/chaos ./deploy/chaos/cmd/chaos

@@ -47,11 +47,13 @@ func consoleRows() []conformer {
 	telnet := row(byTelnet, "cli.run", `{"transport":"telnet","platform":"cisco_ios","commands":["show version"]}`,
 		`{"transport":"telnet","platform":"cisco_ios","commands":[`+big+`]}`)
 	telnet.dropFrom = 60 // behind the first question
+	configure := row(device, "cli.configure", `{"platform":"cisco_ios","commands":["hostname conformance"]}`, `{"platform":"cisco_ios","commands":[`+big+`]}`)
+	backup := row(device, "config.backup", `{"platform":"cisco_ios"}`, `{"platform":"cisco_ios"}`)
+	backup.hugeLimit = 1 << 10 // a configuration is given whole or not at all
 	return []conformer{
 		telnet,
 		row(device, "cli.run", `{"platform":"cisco_ios","commands":["show version"]}`, `{"platform":"cisco_ios","commands":[`+big+`]}`),
-		row(device, "cli.configure", `{"platform":"cisco_ios","commands":["hostname conformance"]}`, ""),
-		row(device, "config.backup", `{"platform":"cisco_ios"}`, ""),
+		configure, backup,
 		row(server, "ssh.exec", `{"command":"echo conformance"}`, `{"command":"head -c 3000000 /dev/zero | tr '\\0' x"}`),
 	}
 }

@@ -7,7 +7,7 @@ import (
 )
 
 func discoverRows() []conformer {
-	const kernel = "loopback is the satellite's own address: the kernel answers itself; silent and garbled agents are met by TestScanPassesBadAgentsBy"
+	const bad = "TestScanPassesBadAgentsBy"
 	device := startFunc{"snmpd with lldpd", func(t *testing.T) int {
 		d, err := lab.StartLLDP(t.Context(), t.TempDir())
 		if err != nil {
@@ -22,11 +22,15 @@ func discoverRows() []conformer {
 	}}
 	lldp := snmpRow("discover.lldp", `{}`, "")
 	lldp.start = device
+	lldp.elsewhere = map[string]string{"huge answer": "TestLLDPOfRecordedDevices"}
 	return []conformer{lldp, {
 		action: "discover.scan", params: `{"network":"127.0.0.1/32","probes":["icmp","tcp:1"]}`,
 		not: map[string]string{
-			"refused": "a refusal is a finding", "silent": kernel, "slow": kernel, "garbled": kernel, "dropped in the middle": kernel,
-			"cancelled": "tested by TestScanIsCancelled", "huge answer": "tested by TestScanKeepsTheLimits",
+			"refused": finding, "slow": answersItself, "dropped in the middle": "an address that answers one probe of several is a finding",
+			wrongLogin: "a device that refuses the credential has not answered",
+		},
+		elsewhere: map[string]string{
+			"silent": bad, "garbled": bad, cancelled: "TestScanIsCancelled", "huge answer": "TestScanKeepsTheLimits",
 		},
 	}}
 }

@@ -57,12 +57,16 @@ func startNginx(t *testing.T) int {
 	config := fmt.Sprintf(`daemon off; master_process off; pid %[1]s/pid; error_log %[1]s/log; events {}
 http { access_log off; client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
 server { listen 127.0.0.1:%[2]d; root %[1]s;
+location /private/ { auth_basic sw1; auth_basic_user_file %[1]s/users; }
 location /packed/ { add_header Content-Encoding deflate; } } }`, dir, port)
-	if err := os.Mkdir(filepath.Join(dir, "packed"), 0o700); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"packed", "private"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for name, content := range map[string]string{
 		"conf": config, "big.txt": string(page), "index.html": "the page of sw1", "packed/zlib": unhex(t, packedZlib), "packed/raw": unhex(t, packedRaw),
+		"private/page": "a page for some", "users": "admin:{PLAIN}" + lab.ConsolePassword + "\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -101,24 +105,17 @@ func TestDeflateFromNginx(t *testing.T) {
 }
 
 func networkRows() []conformer {
-	const (
-		kernel = "loopback is the satellite's own address: the kernel answers itself"
-		fixed  = "the answer has one size"
-	)
-	byKernel := map[string]string{
-		"refused": kernel, "silent": kernel, "slow": kernel, "garbled": kernel, "dropped in the middle": kernel,
-		"cancelled": kernel, "huge answer": fixed,
+	account := func(password string) string {
+		return `{"http":{"username":"admin","password":"` + password + `"}}`
 	}
 	return []conformer{
 		{
 			action: "dns.query", params: `{"name":"sw1.example","type":"A"}`, start: startFunc{"dnsmasq", startDNSMasq}, network: "udp",
-			not: map[string]string{"huge answer": "an answer has 64 KiB at most (RFC 1035, 4.2.2)"},
+			not: map[string]string{"huge answer": "an answer has 64 KiB at most (RFC 1035, 4.2.2)", wrongLogin: noCredential},
 		},
 		{
-			action: "http.request", params: `{"scheme":"http","path":"/index.html"}`, huge: `{"scheme":"http","path":"/big.txt"}`,
-			start: startFunc{"nginx", startNginx}, network: "tcp", dropFrom: 100,
+			action: "http.request", params: `{"scheme":"http","path":"/private/page"}`, huge: `{"scheme":"http","path":"/big.txt"}`,
+			start: startFunc{"nginx", startNginx}, network: "tcp", dropFrom: 100, login: account(lab.ConsolePassword), wrong: account(canary), anonymous: true,
 		},
-		{action: "arp.lookup", params: `{}`, not: byKernel},
-		{action: "traceroute", params: `{"max_hops":3}`, not: byKernel},
 	}
 }

@@ -25,9 +25,12 @@ func snmpRow(action, params, huge string) conformer {
 }
 
 func snmpRows() []conformer {
+	get := snmpRow("snmp.get", `{"oids":["1.3.6.1.2.1.1.1.0","1.3.6.1.2.1.1.3.0"]}`, "")
+	set := snmpRow("snmp.set", `{"varbinds":[{"oid":"1.3.6.1.2.1.1.6.0","type":"OctetString","value":"rack 4"}]}`, "")
+	get.not = map[string]string{"huge answer": "at most 64 KiB come for each request, of 40 objects that the job has named"}
+	set.not = get.not
 	return []conformer{
-		snmpRow("snmp.get", `{"oids":["1.3.6.1.2.1.1.1.0","1.3.6.1.2.1.1.3.0"]}`, ""),
-		snmpRow("snmp.set", `{"varbinds":[{"oid":"1.3.6.1.2.1.1.6.0","type":"OctetString","value":"rack 4"}]}`, ""),
+		get, set,
 		snmpRow("snmp.walk", `{"root":"1.3.6.1.2.1.1"}`, `{"root":"1.3.6.1"}`),
 		snmpRow("snmp.table", `{"columns":["1.3.6.1.2.1.2.2.1.2"]}`, `{"columns":["1.3.6.1.2.1","1.3.6.1.6"]}`),
 	}

@@ -136,16 +136,31 @@ func (p *Pinger) socket(v6 bool) (*socket, error) {
 	return p.sockets[i], nil
 }
 
-// round is the pings of one job.
+// round is the pings of one job. Those of which the reply is still under way
+// stay so while the next ones are sent: a reply may take longer than the
+// interval (by satellite it takes 600 ms).
 type round struct {
-	s    *socket
-	addr netip.Addr
-	want params
-	data data
-	err  *jobs.Fault // the last that a router said
+	s       *socket
+	addr    netip.Addr
+	want    params
+	data    data
+	err     *jobs.Fault // the last that a router said
+	replies chan echo
+	sent    map[uint16]request // by sequence number
+}
+
+type request struct {
+	number int // from 0
+	at     time.Time
 }
 
 func (r *round) run(ctx context.Context) (jobs.Output, error) {
+	r.replies, r.sent = make(chan echo, r.want.Count), make(map[uint16]request, r.want.Count)
+	defer func() {
+		for seq := range r.sent {
+			r.s.forget(seq, r.replies)
+		}
+	}()
 	interval := time.Duration(r.want.IntervalMS) * time.Millisecond
 	for i := range r.want.Count {
 		last := i == r.want.Count-1
@@ -160,15 +175,14 @@ func (r *round) run(ctx context.Context) (jobs.Output, error) {
 	return r.finish()
 }
 
-// one sends a request and waits for its reply, at least for the interval.
+// one sends a request and takes what comes for the interval; after the last,
+// until its own reply came.
 func (r *round) one(ctx context.Context, i int, wait time.Duration, last bool) error {
-	replies := make(chan echo, 1)
-	seq, err := r.s.expect(waiter{replies, r.addr})
+	seq, err := r.s.expect(waiter{r.replies, r.addr})
 	if err != nil {
 		return jobs.Faultf(jobs.CodeBusy, jobs.StageExecute, "too many pings at a time")
 	}
-	defer r.s.forget(seq)
-	began := time.Now()
+	r.sent[seq] = request{i, time.Now()}
 	if err := r.s.send(r.addr, seq, r.want.Size); err != nil {
 		return sendFault(err)
 	}
@@ -177,12 +191,11 @@ func (r *round) one(ctx context.Context, i int, wait time.Duration, last bool) e
 	defer timer.Stop()
 	for {
 		select {
-		case e := <-replies:
-			r.count(i, e, began)
-			if last {
+		case e := <-r.replies:
+			r.count(e)
+			if last && e.seq == seq {
 				return nil
 			}
-			replies = nil // wait for the rest of the interval
 		case <-timer.C:
 			return nil
 		case <-ctx.Done():
@@ -191,13 +204,14 @@ func (r *round) one(ctx context.Context, i int, wait time.Duration, last bool) e
 	}
 }
 
-func (r *round) count(i int, e echo, began time.Time) {
+func (r *round) count(e echo) {
 	if e.err != nil {
 		r.err = e.err
 		return
 	}
+	of := r.sent[e.seq]
 	r.data.Received++
-	r.data.Replies = append(r.data.Replies, reply{i + 1, ms(e.at.Sub(began)), e.ttl})
+	r.data.Replies = append(r.data.Replies, reply{of.number + 1, ms(e.at.Sub(of.at)), e.ttl})
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -26,7 +26,7 @@ func (p *Pinger) Ping(ctx context.Context, addr netip.Addr) (rtt time.Duration, 
 	if err != nil {
 		return 0, false, jobs.Faultf(jobs.CodeBusy, jobs.StageConnect, "too many pings at a time")
 	}
-	defer s.forget(seq)
+	defer s.forget(seq, replies)
 	began := time.Now()
 	if err := s.send(addr, seq, 56); err != nil {
 		return 0, false, sendFault(err)

@@ -38,6 +38,7 @@ type waiter struct {
 
 // echo is a reply, or an error that a router sent in place of one.
 type echo struct {
+	seq  uint16 // of the request
 	from netip.Addr
 	at   time.Time
 	ttl  int
@@ -89,10 +90,13 @@ func (s *socket) expect(w waiter) (uint16, error) {
 	return 0, errors.New("every sequence number is in use")
 }
 
-func (s *socket) forget(seq uint16) {
+// forget gives a sequence number back, unless it is somebody else's by now.
+func (s *socket) forget(seq uint16, replies chan<- echo) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.waiting, seq)
+	if s.waiting[seq].replies == replies {
+		delete(s.waiting, seq)
+	}
 }
 
 // send sends one echo request with a payload of size bytes.
@@ -214,5 +218,6 @@ func (s *socket) deliver(seq uint16, e echo) {
 		return
 	}
 	delete(s.waiting, seq) // the first reply counts
-	w.replies <- e         // buffered for one
+	e.seq = seq
+	w.replies <- e // buffered for one of each request
 }
