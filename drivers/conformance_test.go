@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
+	"math"
 	"net/netip"
 	"os"
 	"runtime"
@@ -295,13 +296,13 @@ func slowDevice(t *testing.T, c conformer, port int) {
 
 func garbledDevice(t *testing.T, c conformer, port int) {
 	path := newRelay(t, c.network, port, relayFault{garble: true})
-	r := attempt(t, t.Context(), c, with(at(path.port), "timeout_ms", 5000))
+	r := attempt(t, t.Context(), c, with(at(path.port), "timeout_ms", 3000))
 	path.close()
 	if r.fault == nil {
 		t.Errorf("garbage was taken for %s", r.data)
 	}
 	if r.took > 30*time.Second {
-		t.Errorf("a job of 5 s took %s", r.took)
+		t.Errorf("a job of 3 s took %s", r.took)
 	}
 }
 
@@ -322,6 +323,12 @@ func cancelledJob(t *testing.T, c conformer, port int) {
 		path := newRelay(t, c.network, port, relayFault{silent: true})
 		return at(path.port), path.spoken
 	})
+	if c.dropFrom > 0 { // and in the middle of what the device says
+		cancelDuring(t, c, func() (map[string]any, <-chan struct{}) {
+			path := newRelay(t, c.network, port, relayFault{stall: true, after: c.dropFrom})
+			return at(path.port), path.stalled
+		})
+	}
 }
 
 // cancelDuring cancels a job that would wait for ever, when it is under way.
@@ -333,19 +340,18 @@ func cancelDuring(t *testing.T, c conformer, begin func() (change map[string]any
 	if _, strict := os.LookupEnv("CONFORMANCE_STRICT"); strict {
 		limit = contractLimit
 	}
+	best := time.Duration(math.MaxInt64)
 	for range 5 {
 		change, underWay := begin()
-		ended := cancelOnce(t, c, change, underWay)
-		t.Logf("returned %s after", ended.Round(100*time.Microsecond))
-		if c.seen.cancelled == 0 || ended < c.seen.cancelled {
-			c.seen.cancelled = ended
-		}
-		if ended <= contractLimit || t.Failed() {
+		best = min(best, cancelOnce(t, c, change, underWay))
+		if best <= contractLimit || t.Failed() {
 			break
 		}
 	}
-	if c.seen.cancelled > limit {
-		t.Errorf("returned %s after the job was cancelled", c.seen.cancelled)
+	t.Logf("returned %s after", best.Round(100*time.Microsecond))
+	c.seen.cancelled = max(c.seen.cancelled, best)
+	if best > limit {
+		t.Errorf("returned %s after the job was cancelled", best)
 	}
 }
 

@@ -15,6 +15,7 @@ type relayFault struct {
 	delay  time.Duration // everything comes that much later
 	garble bool          // every byte is another one
 	drop   bool          // all is well for so many packets (UDP) or bytes (TCP), then silence or the end
+	stall  bool          // the same, and the connection stays
 	after  int
 }
 
@@ -26,6 +27,8 @@ type relay struct {
 	port    int
 	spoken  chan struct{} // closed when the driver has sent something, or has connected
 	once    sync.Once
+	stalled chan struct{} // closed when the device has fallen silent by stall
+	still   sync.Once
 	stop    chan struct{}
 	closers []func() error
 	mu      sync.Mutex
@@ -34,7 +37,7 @@ type relay struct {
 
 func newRelay(t *testing.T, network string, port int, fault relayFault) *relay {
 	t.Helper()
-	r := &relay{t: t, fault: fault, backend: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), spoken: make(chan struct{}), stop: make(chan struct{})}
+	r := &relay{t: t, fault: fault, backend: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), spoken: make(chan struct{}), stalled: make(chan struct{}), stop: make(chan struct{})}
 	if network == "udp" {
 		front, err := net.ListenPacket("udp", "127.0.0.1:0")
 		if err != nil {
@@ -77,6 +80,8 @@ func (r *relay) close() {
 	}
 	r.wg.Wait()
 }
+
+func (r *relay) stand() { r.still.Do(func() { close(r.stalled) }) }
 
 func (r *relay) heard() { r.once.Do(func() { close(r.spoken) }) }
 
@@ -138,6 +143,10 @@ func (r *relay) answers(front net.PacketConn, back net.Conn, clients <-chan net.
 	buffer := make([]byte, 65535)
 	for count := 1; ; count++ {
 		n, err := back.Read(buffer)
+		if err == nil && r.fault.stall && count > r.fault.after {
+			r.stand()
+			return
+		}
 		if err != nil || r.fault.drop && count > r.fault.after || !r.wait() {
 			return
 		}
@@ -184,6 +193,12 @@ func (r *relay) copy(to, from net.Conn, fromDevice bool) {
 		if fromDevice {
 			if r.fault.drop && count+n > r.fault.after {
 				_, _ = to.Write(part[:r.fault.after-count])
+				return
+			}
+			if r.fault.stall && count+n > r.fault.after {
+				_, _ = to.Write(part[:r.fault.after-count])
+				r.stand()
+				<-r.stop
 				return
 			}
 			if !r.wait() {
