@@ -71,7 +71,7 @@ func (p *echoPeer) serve() {
 			continue
 		}
 		count++
-		time.Sleep(p.delay) //nolint:forbidigo // the device is slow
+		time.Sleep(p.delay)
 		reply := packet[:n]
 		reply[0] = 0
 		if p.garble {
