@@ -174,6 +174,10 @@ func explainLoss(err error) string {
 		return "the broker closed the channel (a job was in hand for longer than its consumer_timeout allows); the connection is made anew"
 	case errors.As(err, &amqpErr) && amqpErr.Code == amqp.ConnectionForced:
 		return "the broker closed the connection (it is stopping, or an operator did it)"
+	case errors.Is(err, errWayDead):
+		return "the far end of the tunnel does not answer any more: UDP may be blocked, or the hub is down"
+	case errors.Is(err, errSilent):
+		return "the broker was silent for too long; the connection is made anew"
 	case errors.Is(err, errCancelled):
 		return "the broker ended the subscription: the queue was deleted, or its node is gone"
 	default:

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -19,19 +20,22 @@ type attempt struct {
 }
 
 // connect tries the routes: the first at once, each further one two seconds
-// later beside it. The first that logs in wins; the others are closed.
+// later beside it, or at once where those before it are dead. The first that
+// logs in wins; the others are closed.
 func (s *Session) connect(ctx context.Context) (*link, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := make(chan attempt, len(s.Routes))
 	started, ended := 0, 0
 	start := func() {
-		r := s.Routes[started]
-		started++
-		go func() { // ends by ctx; a link that comes too late is closed below
-			l, err := s.open(ctx, r)
-			results <- attempt{l, err, r}
-		}()
+		for dead := true; dead && started < len(s.Routes); started++ {
+			r := s.Routes[started]
+			dead = r.dead()
+			go func() { // ends by ctx; a link that comes too late is closed below
+				l, err := s.open(ctx, r)
+				results <- attempt{l, err, r}
+			}()
+		}
 	}
 	start()
 	timer := time.NewTimer(stepDown)
@@ -58,6 +62,37 @@ func (s *Session) connect(ctx context.Context) (*link, error) {
 				start()
 				timer.Reset(stepDown)
 			}
+		}
+	}
+}
+
+const (
+	watchEvery = 250 * time.Millisecond
+	// wayLease is for how long the far end of a tunnel may be silent before no
+	// job is started any more. It is shorter than what a hub waits before it
+	// lets the broker give the jobs to somebody else.
+	wayLease = 5 * time.Second
+)
+
+var errWayDead = errors.New("the far end of the tunnel does not answer any more")
+
+// watchWay says when the way below l is dead and another route is there. The
+// connection itself would find out later, by its heartbeat.
+func (s *Session) watchWay(ctx context.Context, l *link, dead chan<- struct{}) {
+	if l.route.Way == nil || len(s.Routes) == 1 {
+		return
+	}
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		if l.route.dead() {
+			dead <- struct{}{}
+			return
 		}
 	}
 }

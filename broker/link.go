@@ -30,6 +30,8 @@ type link struct {
 
 	blocked  atomic.Bool // the broker asked publishers to wait (memory or disk alarm)
 	lost     atomic.Bool
+	expire   sync.Once
+	expired  chan struct{} // closed when a job was not started for the link's silence
 	returner returner
 	inFlight chan struct{}  // bounds unconfirmed publishes
 	handlers sync.WaitGroup // of the jobs that this link brought
@@ -76,6 +78,7 @@ func (s *Session) open(ctx context.Context, r Route) (*link, error) {
 		connEnd:  ac.NotifyClose(make(chan *amqp.Error, 1)),
 		blocking: ac.NotifyBlocked(make(chan amqp.Blocking, 16)),
 		inFlight: make(chan struct{}, maxInFlight),
+		expired:  make(chan struct{}),
 	}
 	if err := l.openChannels(s); err != nil {
 		l.close()
@@ -142,8 +145,18 @@ func (l *link) consume(s *Session) (err error) {
 	return nil
 }
 
-// live says whether a job that came over l may still be started.
-func (l *link) live() bool { return !l.lost.Load() && l.watched.silence() < l.lease }
+// live says whether a job that came over l may still be started. One that may
+// not is for the broker to give out again, so a silent link is then given up.
+func (l *link) live() bool {
+	if l.lost.Load() {
+		return false
+	}
+	if l.watched.silence() < l.lease && l.route.silence() < wayLease {
+		return true
+	}
+	l.expire.Do(func() { close(l.expired) })
+	return false
+}
 
 // stopConsuming ends the subscription and returns what was delivered and not
 // taken to the queue. What is running goes on.
@@ -171,6 +184,15 @@ func (l *link) stopConsuming() {
 			return
 		}
 	}
+}
+
+// abandon ends the connection without a word, for nobody would hear it: what
+// waits for the broker's answer, helpers of the session too, learns at once
+// that none will come.
+func (l *link) abandon() {
+	l.lost.Store(true)
+	_ = l.watched.Close()
+	_ = l.conn.CloseDeadline(time.Now())
 }
 
 // close ends the connection, whatever state it is in.

@@ -19,6 +19,34 @@ type Route struct {
 	Dial  DialFunc
 	TLS   *tls.Config                     // nil: plain AMQP inside what Dial gives
 	Probe func(ctx context.Context) error // says that the route would work; nil: dial it
+	Way   Way                             // what lies below the connection; nil: nothing that could be watched
+}
+
+// Way is a tunnel that watches its far end, and knows sooner than a connection
+// through it whether that is gone.
+type Way interface {
+	// Silence says for how long the far end has not answered although it was
+	// asked (0: it answers, or was not asked), and whether it is dead: no loss
+	// of packets explains the silence any more.
+	Silence() (d time.Duration, dead bool)
+	// Heard waits until something new comes from the far end, and asks for it.
+	Heard(ctx context.Context) error
+}
+
+func (r Route) silence() time.Duration {
+	if r.Way == nil {
+		return 0
+	}
+	d, _ := r.Way.Silence()
+	return d
+}
+
+func (r Route) dead() bool {
+	if r.Way == nil {
+		return false
+	}
+	_, dead := r.Way.Silence()
+	return dead
 }
 
 // Time limits of a connection.

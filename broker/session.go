@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -15,7 +14,6 @@ import (
 const (
 	DefaultHeartbeat    = 8 * time.Second
 	DefaultDrainTimeout = 50 * time.Second
-	healthyAfter        = 15 * time.Second // a connection that lasted this long resets the backoff
 	minBackoff          = 500 * time.Millisecond
 	maxBackoff          = 15 * time.Second
 	permanentBackoff    = 10 * time.Second // least wait after what will not mend itself
@@ -103,18 +101,16 @@ func (s *Session) Kick() {
 func (s *Session) Run(ctx context.Context) error {
 	s.work, s.endWork = context.WithCancel(context.WithoutCancel(ctx))
 	defer s.endWork()
-	backoff := minBackoff
+	var pace pace
 	for ctx.Err() == nil {
-		began := time.Now()
-		err := s.once(ctx)
+		served, err := s.once(ctx)
 		if ctx.Err() != nil || errors.Is(err, errMoved) {
 			continue
 		}
-		if time.Since(began) > healthyAfter {
-			backoff = minBackoff
+		problem, limit := s.note(err), pace.next(time.Now(), served)
+		if !errors.Is(err, errWayDead) { // else another way waits
+			s.pause(ctx, problem, limit)
 		}
-		s.pause(ctx, s.note(err), backoff)
-		backoff = min(2*backoff, maxBackoff)
 	}
 	return s.finish()
 }
@@ -138,21 +134,6 @@ func (s *Session) drain() int {
 	return s.Handler.Drain(ctx)
 }
 
-// pause waits before the next attempt: full jitter, so that a fleet does not
-// come back in one wave.
-func (s *Session) pause(ctx context.Context, p *Problem, backoff time.Duration) {
-	wait := rand.N(backoff) + 50*time.Millisecond //nolint:gosec // jitter is no secret
-	if p.Permanent {
-		wait += permanentBackoff
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
-
 // note remembers and logs what went wrong: each problem once, then every tenth
 // time.
 func (s *Session) note(err error) *Problem {
@@ -164,15 +145,16 @@ func (s *Session) note(err error) *Problem {
 	return p
 }
 
-// once makes a link, serves on it, and returns what ended it.
-func (s *Session) once(ctx context.Context) error {
+// once makes a link, serves on it, and returns what ended it, and whether it
+// has served at all.
+func (s *Session) once(ctx context.Context) (served bool, err error) {
 	l, err := s.connect(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := s.prepare(ctx, l); err != nil {
 		l.close()
-		return s.explain(err, l.route)
+		return false, s.explain(err, l.route)
 	}
 	s.state.connected(l.route.Name)
 	s.Logger.InfoContext(ctx, "taking jobs", "queue", s.Queue, "transport", l.route.Name, "broker", l.route.DSN.Address(), "prefetch", s.Prefetch)
@@ -181,15 +163,15 @@ func (s *Session) once(ctx context.Context) error {
 	switch {
 	case errors.Is(err, errMoved):
 		s.retire(l)
-		return err
+		return true, err
 	case ctx.Err() != nil:
 		l.stopConsuming()
 		s.drainOn(l)
-		return nil //nolint:nilerr // the end of ctx is no error
+		return true, nil //nolint:nilerr // the end of ctx is no error
 	}
 	problem := s.explain(err, l.route)
 	l.close()
-	return problem
+	return true, problem
 }
 
 // prepare sends what was kept, then begins to consume: a job that comes again
@@ -270,8 +252,9 @@ func (s *Session) serve(ctx context.Context, l *link) error {
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer cancel()
-	better := make(chan struct{}, 1)
+	better, dead := make(chan struct{}, 1), make(chan struct{}, 1)
 	helpers.Go(func() { s.lookForBetter(serveCtx, l, better) })
+	helpers.Go(func() { s.watchWay(serveCtx, l, dead) })
 	helpers.Go(func() { s.talk(serveCtx, l) })
 	helpers.Go(func() { s.keepFlushing(serveCtx, l) })
 	for {
@@ -296,6 +279,12 @@ func (s *Session) serve(ctx context.Context, l *link) error {
 			return s.lose(l, err)
 		case <-l.cancelled:
 			return s.lose(l, errCancelled)
+		case <-l.expired:
+			l.abandon()
+			return s.lose(l, errSilent)
+		case <-dead:
+			l.abandon()
+			return s.lose(l, errWayDead)
 		case <-better:
 			return errMoved
 		case <-ctx.Done():
@@ -304,7 +293,10 @@ func (s *Session) serve(ctx context.Context, l *link) error {
 	}
 }
 
-var errMoved = errors.New("a better route to the broker is stable")
+var (
+	errMoved  = errors.New("a better route to the broker is stable")
+	errSilent = errors.New("the broker was silent for so long that it may have given the jobs to somebody else")
+)
 
 func (s *Session) lose(l *link, err error) error {
 	l.lost.Store(true)

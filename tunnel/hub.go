@@ -90,6 +90,8 @@ type hubPeer struct {
 	relayed  uint64
 	refused  uint64
 	endpoint netip.AddrPort
+	rx       uint64      // bytes from it at the last look
+	heard    time.Time   // when they last grew
 	moved    []time.Time // recent changes of its endpoint
 	warned   time.Time
 }

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
 // PeerStatus is one satellite as the hub sees it.
@@ -133,30 +135,40 @@ func fingerprint(path string) []byte {
 const (
 	movesAllowed = 3
 	movesWithin  = time.Minute
+
+	peersLook = 500 * time.Millisecond
+	// A peer from which nothing came for goneAfter, while data for it was sent
+	// again and again for unackedFor, is gone: by then it has asked several
+	// times, and looks for another way to the broker.
+	goneAfter  = 6 * time.Second
+	unackedFor = 3500 * time.Millisecond
 )
 
-// watchPeers notices a key that is used at several places: its endpoint goes
-// back and forth.
+// watchPeers notices a key that is used at several places, for its endpoint
+// goes back and forth, and peers that are gone.
 func (h *Hub) watchPeers(ctx context.Context) {
-	const every = 500 * time.Millisecond
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(peersLook)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			for _, p := range h.movers(now) {
+			states := h.wire.states()
+			for _, p := range h.movers(now, states) {
 				h.log.WarnContext(ctx, "a peer's endpoint changes again and again",
 					"name", p.Name, "public_key", p.PublicKey.String(), "endpoint", p.endpoint,
 					"remedy", "its key is probably in use at several places: give each process its own key")
+			}
+			for _, p := range h.cutGone(now, states) {
+				h.log.InfoContext(ctx, "a peer is not heard any more; its connections are cut, so that the broker gives its jobs out again",
+					"name", p.Name, "public_key", p.PublicKey.String(), "endpoint", p.endpoint)
 			}
 		}
 	}
 }
 
-func (h *Hub) movers(now time.Time) []hubPeer {
-	states := h.wire.states()
+func (h *Hub) movers(now time.Time, states map[PublicKey]peerState) []hubPeer {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var movers []hubPeer
@@ -173,4 +185,33 @@ func (h *Hub) movers(now time.Time) []hubPeer {
 		}
 	}
 	return movers
+}
+
+// cutGone resets the connections of peers that are gone. The broker would find
+// out by its heartbeat, after three times as long, and until then keep the jobs
+// of the old connection from the one that the peer has made by another way.
+func (h *Hub) cutGone(now time.Time, states map[PublicKey]peerState) []hubPeer {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var gone []hubPeer
+	for key, p := range h.peers {
+		if rx := states[key].rx; rx != p.rx || p.heard.IsZero() {
+			p.rx, p.heard = rx, now
+		}
+		unacked := false
+		for c := range p.conns {
+			var info tcpip.TCPInfoOption
+			if c.ep.GetSockOpt(&info) == nil && c.retransmits(&info) {
+				unacked = unacked || time.Duration(c.stuck)*peersLook >= unackedFor
+			}
+		}
+		if !unacked || now.Sub(p.heard) < goneAfter {
+			continue
+		}
+		gone = append(gone, hubPeer{Peer: p.Peer, endpoint: p.endpoint})
+		for c := range p.conns {
+			c.reset()
+		}
+	}
+	return gone
 }

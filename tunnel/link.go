@@ -30,6 +30,9 @@ type link struct {
 	asked  atomic.Int64  // when the first packet left that is unanswered yet, in unix nanoseconds; 0: none
 	admit  func(packet []byte) bool
 
+	questionMu sync.Mutex
+	question   []byte // guarded by questionMu: the packet of asked
+
 	out    chan *stack.PacketBuffer
 	events chan tun.Event
 	done   chan struct{}
@@ -91,6 +94,7 @@ func (d tunDevice) unload(pkt *stack.PacketBuffer, to []byte) int {
 	pkt.DecRef()
 	packet := to[:n]
 	if d.asked.Load() == 0 && expectsAnswer(packet) {
+		d.keepQuestion(packet)
 		d.asked.Store(time.Now().UnixNano())
 	}
 	if limit := d.maxSeg.Load(); limit != 0 {
@@ -173,6 +177,29 @@ func (l *link) unanswered() time.Time {
 		return time.Time{}
 	}
 	return time.Unix(0, at)
+}
+
+func (l *link) keepQuestion(packet []byte) {
+	l.questionMu.Lock()
+	defer l.questionMu.Unlock()
+	l.question = append(l.question[:0], packet...)
+}
+
+// repeat sends the first unanswered packet again, before TCP would: a peer that
+// has just come back answers it at once, be it that it knows no such
+// connection.
+func (l *link) repeat() {
+	if l.asked.Load() == 0 {
+		return
+	}
+	l.questionMu.Lock()
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(l.question)})
+	l.questionMu.Unlock()
+	select {
+	case l.out <- pkt:
+	default: // so much is waiting that something will be asked anyhow
+		pkt.DecRef()
+	}
 }
 
 // drain drops what was queued after the reader ended.

@@ -147,20 +147,28 @@ func (n *netstack) look() (rtt time.Duration, stuck netip.Addr) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for c := range n.conns {
+		c.calmDown()
 		var info tcpip.TCPInfoOption
 		if c.ep.GetSockOpt(&info) != nil {
 			continue
 		}
 		rtt = max(rtt, info.RTT)
-		if info.CcState != tcpip.RTORecovery {
-			c.stuck = 0
-			continue
-		}
-		if c.stuck++; c.stuck >= looks {
+		if c.retransmits(&info) && c.stuck >= looks {
 			stuck = c.remote.Addr()
 		}
 	}
 	return rtt, stuck
+}
+
+// retransmits says whether the other end leaves data unacknowledged that was
+// sent again, and counts in stuck for how many calls in a row.
+func (c *innerConn) retransmits(info *tcpip.TCPInfoOption) bool {
+	if info.CcState != tcpip.RTORecovery {
+		c.stuck = 0
+		return false
+	}
+	c.stuck++
+	return true
 }
 
 // innerConn is a TCP connection inside the tunnel.
@@ -171,7 +179,31 @@ type innerConn struct {
 	remote netip.AddrPort
 	opened time.Time
 	once   sync.Once
-	stuck  int // looks of the vigil that found it retransmitting; the vigil's goroutine only
+	alive  keepalive
+	stuck  int  // looks of the watching goroutine that found it retransmitting; that goroutine only
+	asked  bool // keepalive is hurried; the vigil's goroutine only
+}
+
+// ask makes every connection ask its other end now, not when its turn comes:
+// one that the other end does not know any more is then reset at once.
+func (n *netstack) ask() {
+	n.link.repeat()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for c := range n.conns {
+		hurried := tcpip.KeepaliveIdleOption(time.Millisecond)
+		c.asked = c.ep.SetSockOpt(&hurried) == nil
+	}
+}
+
+// calmDown undoes ask, which takes a millisecond.
+func (c *innerConn) calmDown() {
+	if !c.asked {
+		return
+	}
+	c.asked = false
+	usual := tcpip.KeepaliveIdleOption(c.alive.idle)
+	_ = c.ep.SetSockOpt(&usual) // fails on one that is closed, which asks nothing
 }
 
 func (n *netstack) keep(wq *waiter.Queue, ep tcpip.Endpoint, remote netip.AddrPort, k keepalive) (*innerConn, error) {
@@ -179,7 +211,7 @@ func (n *netstack) keep(wq *waiter.Queue, ep tcpip.Endpoint, remote netip.AddrPo
 		ep.Abort()
 		return nil, err
 	}
-	c := &innerConn{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, stack: n, remote: remote, opened: time.Now()}
+	c := &innerConn{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, stack: n, remote: remote, opened: time.Now(), alive: k}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ended {

@@ -37,7 +37,9 @@ type Tunnel struct {
 	waiting  atomic.Int64  // callers that dial
 	recovery broadcast
 	healed   atomic.Uint64
-	rival    atomic.Int64 // unix nanoseconds of the last sign of another process with our key
+	view     atomic.Pointer[view] // of the peer, as the vigil saw it last; nil: it has not looked yet
+	moving   atomic.Bool          // endpoints are being looked up
+	rival    atomic.Int64         // unix nanoseconds of the last sign of another process with our key
 
 	end  context.CancelFunc
 	done sync.WaitGroup
@@ -320,115 +322,4 @@ func (t *Tunnel) dialDNS(ctx context.Context, network string) (net.Conn, error) 
 		}
 	}
 	return nil, err
-}
-
-// watch is the vigil's loop: it looks, and does what the vigil decides.
-func (t *Tunnel) watch(ctx context.Context) {
-	var v vigil
-	var r rivalry
-	t.move(ctx, true)
-	tick := time.NewTicker(look)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		now := time.Now()
-		state := t.wire.states()[t.cfg.Peer.PublicKey]
-		wanted := t.waiting.Load() > 0 || t.wire.net.open() > 0
-		rtt, stuck := t.wire.net.look()
-		act := v.see(now, sight{
-			rx: state.rx, asked: t.wire.net.link.unanswered(), rtt: rtt, handshake: state.handshake,
-			wanted: wanted, stuck: stuck.IsValid(),
-		})
-		if v.recovered {
-			t.recovery.signal()
-			t.healed.Add(1)
-			t.path.stale()
-			t.log.InfoContext(ctx, "the tunnel's peer is heard again", "endpoint", state.endpoint)
-		}
-		t.do(ctx, act, v.attempts)
-		if stuck.IsValid() && v.attempts == 0 {
-			t.path.stale()
-			t.path.suspect(stuck, now)
-		}
-		t.remember(ctx, state.handshake)
-		if r.see(now, t.tap.foreign.Load(), !state.handshake.IsZero()) {
-			t.reportRival(ctx, now)
-		}
-	}
-}
-
-func (t *Tunnel) do(ctx context.Context, act action, attempt int) {
-	key := t.cfg.Peer.PublicKey
-	if act != actNone && !t.hasRoute() {
-		act = actMove
-	}
-	switch act {
-	case actNone:
-	case actProbe:
-		t.log.DebugContext(ctx, "the tunnel is silent, asking the peer")
-		t.wire.initiate(key, t.tap.limited())
-	case actRenew:
-		t.log.DebugContext(ctx, "the tunnel is silent, shaking hands anew")
-		t.wire.initiate(key, true)
-		if t.move(ctx, true) {
-			t.wire.initiate(key, true)
-		}
-	case actMove:
-		moved := t.move(ctx, false)
-		endpoint, name, _, _ := t.route.view()
-		if t.hasRoute() && (moved || attempt == 3) {
-			t.log.WarnContext(ctx, "the tunnel's peer does not answer, trying on", "endpoint", endpoint, "name", name)
-		}
-		t.wire.initiate(key, true)
-	}
-}
-
-// move looks the endpoints up and takes the next one, or with stay only
-// follows the name of the present one; it says whether the address is another
-// than before.
-func (t *Tunnel) move(ctx context.Context, stay bool) bool {
-	before, _, _, _ := t.route.view()
-	after, err := t.route.next(ctx, stay)
-	if err != nil && ctx.Err() == nil {
-		t.log.WarnContext(ctx, "no address of the WireGuard endpoint", "error", err)
-	}
-	if !after.IsValid() || after == before {
-		return false
-	}
-	text := endpointText(t.cfg.Peer.PublicKey, after)
-	if !before.IsValid() {
-		text = peerText(&t.cfg.Peer, after, t.cfg.Peer.keepaliveSeconds())
-	}
-	if err := t.wire.set(text); err != nil {
-		t.log.ErrorContext(ctx, "the WireGuard endpoint could not be set", "error", err, "endpoint", after)
-	}
-	if !before.IsValid() {
-		close(t.routed)
-	}
-	return true
-}
-
-func (t *Tunnel) hasRoute() bool {
-	select {
-	case <-t.routed:
-		return true
-	default:
-		return false
-	}
-}
-
-func (t *Tunnel) reportRival(ctx context.Context, now time.Time) {
-	const again = time.Minute
-	last := t.rival.Swap(now.UnixNano())
-	if last != 0 && now.Sub(time.Unix(0, last)) < again {
-		t.rival.CompareAndSwap(now.UnixNano(), last)
-		return
-	}
-	t.log.ErrorContext(ctx, "another process is using this WireGuard key",
-		"public_key", t.cfg.PrivateKey.Public().String(),
-		"remedy", "give every process its own key and inner address: a key slot for each replica, or one process with a higher USM_CONCURRENCY instead of replicas")
 }

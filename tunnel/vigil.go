@@ -11,9 +11,15 @@ const (
 	unansweredFor = 1250 * time.Millisecond // data out and nothing in, and three round trips more
 	silentFor     = 3 * time.Second         // nothing in at all; connections ask every two seconds
 	firstFor      = time.Second             // no handshake yet
-	firstGap      = time.Second
+	minGap        = 700 * time.Millisecond  // between attempts, and two round trips more, where one is known
+	unknownGap    = time.Second             // where none is
 	maxGap        = 2500 * time.Millisecond // as long as the slowest round trip that may still come up
 	doubtAgain    = 10 * time.Second        // a handshake settles a doubt for this long
+
+	// A peer that was silent for so long, and did not answer so many attempts,
+	// is dead. A link that loses one packet in ten gets there once in days.
+	deadAfter    = 5 * time.Second
+	deadAttempts = 3
 
 	conflictSpan    = 10 * time.Second
 	conflictPackets = 3
@@ -22,7 +28,7 @@ const (
 // alive makes every connection ask its other end often enough that silence
 // means something.
 func alive() keepalive {
-	return keepalive{idle: 2 * time.Second, interval: time.Second, count: 30}
+	return keepalive{idle: 2 * time.Second, interval: 500 * time.Millisecond, count: 60}
 }
 
 // sight is what the vigil sees at one look.
@@ -66,14 +72,20 @@ type vigil struct {
 	doubtAt   time.Time // since when the way out is in doubt; zero: it is not
 	settledAt time.Time // when a handshake last ended such a doubt
 	shookAt   time.Time // when the last handshake was seen
-	recovered bool      // the last look ended a silence
+	rtt       time.Duration
+	recovered bool // the last look ended a silence
+	shook     bool // the last look saw a new handshake
+	dead      bool // nothing can be on its way any more
 }
 
 func (v *vigil) see(now time.Time, s sight) action {
-	v.recovered = false
+	v.recovered, v.shook = false, false
+	if s.rtt > 0 {
+		v.rtt = s.rtt
+	}
 	v.hear(now, s)
 	if !s.wanted {
-		v.wantedAt, v.doubtAt, v.attempts = time.Time{}, time.Time{}, 0
+		v.wantedAt, v.doubtAt, v.attempts, v.dead = time.Time{}, time.Time{}, 0, false
 		return actNone
 	}
 	if v.wantedAt.IsZero() {
@@ -85,12 +97,26 @@ func (v *vigil) see(now time.Time, s sight) action {
 	if now.Before(v.fault(s)) || (v.attempts > 0 && now.Before(v.next)) {
 		return actNone
 	}
+	v.dead = v.attempts >= deadAttempts && v.silence(now) >= deadAfter
 	return v.attempt(now, s)
+}
+
+// silence is for how long the peer has not answered although it was asked; 0:
+// it was not, or it has.
+func (v *vigil) silence(now time.Time) time.Duration {
+	switch {
+	case v.attempts == 0:
+		return 0
+	case !v.doubtAt.IsZero():
+		return now.Sub(v.doubtAt)
+	}
+	return now.Sub(later(v.heard, v.wantedAt))
 }
 
 func (v *vigil) hear(now time.Time, s sight) {
 	first := v.heard.IsZero()
 	shook := first || !s.handshake.Equal(v.last.handshake)
+	v.shook = shook && !first
 	if !shook && (s.rx == v.last.rx || !v.doubtAt.IsZero()) {
 		return
 	}
@@ -101,7 +127,7 @@ func (v *vigil) hear(now time.Time, s sight) {
 		v.settledAt = now
 	}
 	v.recovered = v.attempts > 0
-	v.heard, v.doubtAt, v.attempts = now, time.Time{}, 0
+	v.heard, v.doubtAt, v.attempts, v.dead = now, time.Time{}, 0, false
 	v.last = s
 }
 
@@ -130,8 +156,7 @@ func later(a, b time.Time) time.Time {
 
 func (v *vigil) attempt(now time.Time, s sight) action {
 	v.attempts++
-	gap := firstGap + time.Duration(max(0, v.attempts-2))*500*time.Millisecond
-	v.next = now.Add(min(gap, maxGap))
+	v.next = now.Add(v.gap())
 	switch {
 	case v.attempts == 1 && !s.handshake.IsZero():
 		return actProbe
@@ -140,6 +165,21 @@ func (v *vigil) attempt(now time.Time, s sight) action {
 	default:
 		return actMove
 	}
+}
+
+// gap is how long the answer to an attempt is waited for: the next one makes
+// WireGuard forget it. Now and then it is long, for a path whose round trip has
+// become so.
+func (v *vigil) gap() time.Duration {
+	const few, longEvery = 6, 3
+	gap := unknownGap
+	if v.rtt > 0 {
+		gap = minGap + 2*v.rtt
+	}
+	if v.attempts > few && v.attempts%longEvery == 0 {
+		gap = maxGap
+	}
+	return min(gap, maxGap)
 }
 
 // rivalry tells stray packets from another process that uses our key.

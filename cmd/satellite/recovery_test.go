@@ -63,15 +63,25 @@ func settingsOf(lines []string) map[string]string {
 	return env
 }
 
+// sayIfSlow shows what the process said while a recovery took longer than it
+// should.
+func sayIfSlow(t *testing.T, p *process, from int, since time.Time, limit time.Duration) {
+	t.Helper()
+	if took := time.Since(since); took > limit {
+		t.Logf("%s since %s:\n%s", took, since.Format(time.RFC3339Nano), p.out.String()[from:])
+	}
+}
+
 func TestRecoveryOfARestartedHub(t *testing.T) {
 	s := newSite(t, rabbit)
 	hub, _, settings := s.hub()
 	env := settingsOf(hub.cmd.Env)
-	s.satellite(settings...)
+	p := s.satellite(settings...)
 	core := s.core(broker.CoreOptions{})
 	var took []time.Duration
 	for i := range recoveryRounds(t) {
 		s.answered(core, fmt.Sprintf("before-%d", i), "wireguard+amqp")
+		before := len(p.out.String())
 		hub.kill()
 		time.Sleep(time.Second)
 		hub = start(t, []string{"hub"}, env)
@@ -79,6 +89,7 @@ func TestRecoveryOfARestartedHub(t *testing.T) {
 		back := time.Now()
 		s.answered(core, fmt.Sprintf("after-%d", i), "wireguard+amqp")
 		took = append(took, time.Since(back))
+		sayIfSlow(t, p, before, back, 5*time.Second)
 	}
 	logMedian(t, "hub restarted, first job answered", took)
 }
@@ -119,6 +130,7 @@ func TestRecoveryFromUDPBlockedInTheMiddle(t *testing.T) {
 		path.Set(impair.Rules{})
 		p := s.satellite(settings...)
 		s.answered(core, fmt.Sprintf("before-%d", i), "wireguard+amqp")
+		before := len(p.out.String())
 		path.Set(impair.Rules{BlackHole: true})
 		blocked := time.Now()
 		taken := make(chan time.Duration, 1)
@@ -139,6 +151,7 @@ func TestRecoveryFromUDPBlockedInTheMiddle(t *testing.T) {
 		s.answered(core, fmt.Sprintf("after-%d", i), "amqps")
 		moved = append(moved, <-taken)
 		took = append(took, time.Since(blocked))
+		sayIfSlow(t, p, before, blocked, 10*time.Second)
 		p.stop(t)
 	}
 	logMedian(t, "UDP blocked in the middle, on AMQPS", moved)

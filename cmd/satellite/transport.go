@@ -234,6 +234,7 @@ func (t *transport) tunnelRoute(s settings, dsn broker.DSN) (broker.Route, error
 			return t.tunnel.DialContext(ctx, network, inner)
 		},
 		Probe: func(ctx context.Context) error { return t.tunnel.Ready(ctx, inner) },
+		Way:   t.tunnel,
 	}, nil
 }
 
