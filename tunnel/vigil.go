@@ -94,7 +94,11 @@ func (v *vigil) see(now time.Time, s sight) action {
 	if s.stuck && v.doubtAt.IsZero() && now.Sub(v.settledAt) > doubtAgain {
 		v.doubtAt = now
 	}
-	if now.Before(v.fault(s)) || (v.attempts > 0 && now.Before(v.next)) {
+	next := v.next
+	if v.attempts == 0 {
+		next = v.fault(s)
+	}
+	if now.Before(next) {
 		return actNone
 	}
 	v.dead = v.attempts >= deadAttempts && v.silence(now) >= deadAfter
