@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -91,27 +92,51 @@ func wireguardGo(t *testing.T, ns string, key tunnel.PrivateKey, peer tunnel.Pub
 	sh(t, "ip", "-n", ns, "link", "set", ns, "up", "mtu", "1280")
 }
 
-// relayInside listens in a namespace and relays to an address of this one. A
-// socket belongs to the namespace of the thread that made it.
-func relayInside(t *testing.T, ns, listen, to string) {
+// within runs f on a thread in a namespace: sockets that it makes stay there.
+// The thread comes back and lives on, for with a thread die the processes that
+// it started (Pdeathsig).
+func within(t *testing.T, ns string, f func() error) {
 	t.Helper()
 	made := make(chan error, 1)
-	var ln net.Listener
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
-		handle, err := os.Open("/var/run/netns/" + ns)
-		if err == nil {
-			defer func() { _ = handle.Close() }()
-			err = unix.Setns(int(handle.Fd()), unix.CLONE_NEWNET)
-		}
-		if err == nil {
-			ln, err = net.Listen("tcp", listen)
-		}
-		made <- err
+		runtime.LockOSThread()
+		made <- enter(ns, f)
 	}()
 	if err := <-made; err != nil {
 		t.Fatal(err)
 	}
+}
+
+func enter(ns string, f func() error) error {
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = home.Close() }()
+	there, err := os.Open("/var/run/netns/" + ns)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = there.Close() }()
+	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	err = f()
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, back) // the thread stays locked, and ends
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// relayInside listens in a namespace and relays to an address of this one.
+func relayInside(t *testing.T, ns, listen, to string) {
+	t.Helper()
+	var ln net.Listener
+	within(t, ns, func() (err error) {
+		ln, err = net.Listen("tcp", listen)
+		return err
+	})
 	var all sync.WaitGroup
 	t.Cleanup(func() { _ = ln.Close(); all.Wait() })
 	all.Go(func() {
