@@ -1,7 +1,7 @@
 # The two commands for everybody: make demo and make test. Each installs what
 # it lacks, starts real services of its own on loopback, and ends them.
 
-.PHONY: all help deps lint build test demo compose conformance chaos chaos-long failpoints simulate recovery interop soak mutants fuzz bench clean
+.PHONY: all help deps lint build test demo compose conformance chaos chaos-long failpoints simulate recovery interop compare soak mutants fuzz bench clean
 
 all: lint build test
 
@@ -49,6 +49,9 @@ recovery: ## how long jobs stand still when the way breaks; ROUNDS (default 5)
 
 interop: deps ## a job each second past two key changes: the kernel's WireGuard in qemu, wireguard-go, the hub (4 minutes)
 	@go test -tags interop -count=1 -parallel 4 -timeout 15m -v -run 'TestInterop$$' ./cmd/satellite
+
+compare: deps ## the tunnel beside an OS VPN, plain AMQP and AMQPS: ratios and medians of ROUNDS (default 5)
+	@COMPARE_ROUNDS=$(or $(ROUNDS),5) go test -tags compare -count=1 -timeout 20m -v -run 'TestCompare$$' ./cmd/satellite
 
 soak: ## 1,000 tunnel cycles, a million datagrams of junk, every port of the hub
 	@SOAK=1 go test -count=1 -timeout 20m -v -run 'TestOpenAndCloseLeavesNothing|TestHubIsSilentToStrangers|TestHubRefusesEveryOtherPort' ./tunnel
