@@ -162,7 +162,7 @@ func TestScanComesInParts(t *testing.T) {
 		}
 		return nil
 	})
-	j := job(`{"network":"127.0.2.0/24","rate":5000}`)
+	j := job(`{"network":"127.0.2.0/24","rate":500}`)
 	j.Stream = true
 	out, err := scanner(t, 0, "127.0.0.0/8").Driver.Run(ctx, j)
 	if d := out.Data.(data); err != nil || len(d.Hosts) != 0 || d.Answered != 254 || d.Scanned != 254 || len(got) != 254 {
