@@ -1,7 +1,7 @@
 # The two commands for everybody: make demo and make test. Each installs what
 # it lacks, starts real services of its own on loopback, and ends them.
 
-.PHONY: all help deps lint build test demo compose conformance chaos chaos-long failpoints simulate recovery interop compare soak mutants fuzz bench clean
+.PHONY: all help deps lint build test demo compose conformance chaos chaos-long failpoints simulate recovery interop compare soak mutants hostile fuzz bench clean
 
 all: lint build test
 
@@ -62,6 +62,9 @@ mutants: deps ## break the program in known ways: does the chaos run notice?
 chaos-long: deps build ## the same until KILLS (default 10000) satellites were killed
 	@go build -o bin/chaos ./deploy/chaos/cmd/chaos
 	@bin/chaos -replicas 6 -kills $(or $(KILLS),10000)
+
+hostile: ## what devices that hang, flood, drip, bomb... cost a satellite: time and memory
+	@go test -tags hostile -count=1 -timeout 30m -v -run '^TestHostile$$' ./cmd/satctl
 
 fuzz: ## every fuzz target for FUZZ_TIME (default 10s)
 	@.ci/fuzz

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,11 +32,14 @@ Examples:
   satctl simulate --profile ./mine.txt            a device of your own
   satctl simulate --fault snmp=hang --fault http=bomb
   satctl simulate --print ups > mine.txt          a profile to start from
+  satctl simulate --devices 1000 --listen 127.1.0.1 --port snmp=1161
 
 Options:
   --profile NAME|FILE        the device (default switch48); a file has a slash
                              or a dot in its name
   --listen ADDRESS           IP address (default 127.0.0.1)
+  --devices N                so many of them, at the addresses from that of
+                             --listen on, all with the same ports (1 to 65536)
   --port SERVICE=PORT        a port instead of a free one; may come again
   --fault SERVICE=FAULT      may come again. Services: snmp, ssh, telnet, http,
                              all. Faults: refuse, hang, drip, garble, flood,
@@ -54,7 +58,10 @@ type simulateOptions struct {
 	profile, listen, show string
 	ports, faults         listFlag
 	list, verbose         bool
+	devices               int
 }
+
+const maxDevices = 1 << 16
 
 func simulate(ctx context.Context, args []string, sys system) error {
 	o := &simulateOptions{}
@@ -64,6 +71,7 @@ func simulate(ctx context.Context, args []string, sys system) error {
 	flags.StringVar(&o.show, "print", "", "")
 	flags.Var(&o.ports, "port", "")
 	flags.Var(&o.faults, "fault", "")
+	flags.IntVar(&o.devices, "devices", 1, "")
 	flags.BoolVar(&o.list, "list", false, "")
 	flags.BoolVar(&o.verbose, "verbose", false, "")
 	if err := parse(flags, args); err != nil {
@@ -90,8 +98,47 @@ func simulate(ctx context.Context, args []string, sys system) error {
 	if err != nil {
 		return codedError{exitUsage, err}
 	}
-	options.Ready = func(ports map[simulator.Service]int) { showDevice(sys.Stdout, profile, options, ports) }
-	return profile.Run(ctx, options)
+	return runDevices(ctx, profile, options, o.devices, func(last string, ports map[simulator.Service]int) {
+		showDevice(sys.Stdout, profile, options, ports)
+		if o.devices > 1 {
+			fmt.Fprintf(sys.Stdout, "%d devices, up to the address %s.\n", o.devices, last)
+		}
+		fmt.Fprintln(sys.Stdout, "Ctrl-C ends it.")
+	})
+}
+
+// runDevices runs n devices until ctx ends, or one of them does. It calls ready
+// when all of them are there.
+func runDevices(ctx context.Context, profile *simulator.Profile, o simulator.Options, n int, ready func(last string, ports map[simulator.Service]int)) (err error) {
+	ctx, stop := context.WithCancel(ctx)
+	ended, running := make(chan error, n), 0
+	defer func() {
+		stop()
+		for ; running > 0; running-- {
+			err = cmp.Or(err, <-ended)
+		}
+	}()
+	address := netip.MustParseAddr(o.Address)
+	for ; ; address = address.Next() {
+		o.Address = address.String()
+		there := make(chan map[simulator.Service]int, 1)
+		o.Ready = func(ports map[simulator.Service]int) { there <- ports }
+		go func() { ended <- profile.Run(ctx, o) }()
+		running++
+		select {
+		case o.Ports = <-there: // those of the first are for all
+		case err := <-ended:
+			running--
+			return err
+		}
+		if running == n {
+			break
+		}
+	}
+	ready(o.Address, o.Ports)
+	err = <-ended
+	running--
+	return err
 }
 
 // profileError says what to do where the file is the problem.
@@ -104,6 +151,9 @@ func profileError(name string, err error) error {
 
 func (o *simulateOptions) options(stderr io.Writer) (simulator.Options, error) {
 	options := simulator.Options{Address: o.listen, Ports: make(map[simulator.Service]int), Faults: make(map[simulator.Service]simulator.Fault)}
+	if o.devices < 1 || o.devices > maxDevices {
+		return options, fmt.Errorf("--devices: must be 1 to %d", maxDevices)
+	}
 	if _, err := netip.ParseAddr(o.listen); err != nil {
 		return options, fmt.Errorf("--listen: %q is no IP address; write one as 127.0.0.1", o.listen)
 	}
@@ -160,5 +210,4 @@ func showDevice(out io.Writer, profile *simulator.Profile, o simulator.Options, 
 		fmt.Fprintf(table, "%s\t%s\t%s\n", service, netip.AddrPortFrom(netip.MustParseAddr(o.Address), uint16(ports[service])), note) //nolint:gosec // a port
 	}
 	_ = table.Flush()
-	fmt.Fprintln(out, "Ctrl-C ends it.")
 }

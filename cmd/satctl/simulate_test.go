@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -49,6 +50,33 @@ func TestSimulateRunsUntilItIsEnded(t *testing.T) {
 	}
 }
 
+func TestSimulateManyDevices(t *testing.T) {
+	t.Parallel()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	out, ended := &screen{}, make(chan int, 1)
+	go func() {
+		ended <- run(ctx, []string{"simulate", "--devices", "300", "--listen", "127.88.0.1"}, system{Stdout: out, Stderr: out})
+	}()
+	eventually(t, "the ports are printed", func() bool { return strings.Contains(out.String(), "Ctrl-C") })
+	port := regexp.MustCompile(`http +127\.88\.0\.1:(\d+)`).FindStringSubmatch(out.String())
+	if port == nil || !strings.Contains(out.String(), "300 devices, up to the address 127.88.1.44.") {
+		t.Fatal(out.String())
+	}
+	for _, address := range []string{"127.88.0.1", "127.88.0.255", "127.88.1.44"} {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(address, port[1]))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		_ = conn.Close()
+	}
+	stop()
+	if code := <-ended; code != exitOK {
+		t.Errorf("got %d: %s", code, out.String())
+	}
+}
+
 func TestSimulateTellsWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "bad.txt")
@@ -72,6 +100,8 @@ func TestSimulateTellsWhatIsWrong(t *testing.T) {
 		{[]string{"--fault", "snmp=bomb"}, exitUsage, "it can do refuse"},
 		{[]string{"--port", "smtp=25"}, exitUsage, "snmp=1161"},
 		{[]string{"--listen", "here"}, exitUsage, "127.0.0.1"},
+		{[]string{"--devices", "0"}, exitUsage, "1 to 65536"},
+		{[]string{"--devices", "2", "--listen", "192.0.2.1"}, exitJob, "choose another address"},
 		{[]string{"--listen", "192.0.2.1"}, exitJob, "choose another address"},
 	} {
 		var out bytes.Buffer

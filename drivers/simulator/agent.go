@@ -12,8 +12,12 @@ import (
 	"github.com/gosnmp/gosnmp"
 )
 
-// maxMessage is what fits into an Ethernet frame, bytes.
-const maxMessage = 1472
+// Bytes of a message: maxMessage fits into an Ethernet frame, and a request of
+// more than maxRequest is cut, and not understood.
+const (
+	maxMessage = 1472
+	maxRequest = 8 << 10
+)
 
 // object is one value. Its name is also there in numbers, to be ordered by.
 type object struct {
@@ -40,7 +44,7 @@ func (d *device) serveSNMP(ctx context.Context, conn net.PacketConn) error {
 	defer a.wg.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	buffer := make([]byte, 65535)
+	buffer := make([]byte, maxRequest)
 	for {
 		n, from, err := conn.ReadFrom(buffer)
 		switch {
