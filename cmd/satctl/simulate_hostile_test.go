@@ -75,6 +75,7 @@ func meetHostile(t *testing.T, profile string, table *tabwriter.Writer) {
 	s := p.process(t, "satellite", map[string]string{
 		"US_AMQP_DSN": p.env["US_AMQP_DSN"], "USM_POLLER_SATELLITE_ID": "7", "USM_DECLARE_QUEUE": "true",
 		"USM_STATE_DIR": p.path("state"), "USM_ALLOW_TARGETS": "127.0.0.0/8",
+		"GOMEMLIMIT": strconv.Itoa(hostileRSS * 8 / 10), // as it sets it itself in a container of that size
 	}, "run")
 	eventually(t, "the satellite makes its queue", func() bool {
 		return suite.rabbit.API(t.Context(), "GET", "/queues/"+url.PathEscape(p.vhost)+"/usm_poller-sat-7", nil, nil) == nil

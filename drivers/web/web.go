@@ -14,7 +14,6 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptrace"
-	"sort"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -270,12 +269,29 @@ func (d *data) keep(body []byte, limit, room int) (truncated bool) {
 		d.BodyBase64 = base64.StdEncoding.EncodeToString(kept)
 		return len(kept) < len(body)
 	}
+	kept = cut(kept, fits(kept, room))
 	text := string(kept)
-	fits := sort.Search(len(text), func(n int) bool { return jobs.JSONSize(text[:n+1]) > room })
-	kept = cut(kept, fits)
-	text = string(kept)
 	d.Body = &text
 	return len(kept) < len(body)
+}
+
+// fits says how many octets of a text take no more than room in JSON, short by
+// a few characters at most.
+func fits(text []byte, room int) int {
+	at := 0
+	for step := 4 << 10; step > 0; {
+		end := min(at+step, len(text))
+		size := jobs.JSONSize(string(text[at:end]))
+		switch {
+		case size > room:
+			step /= 2
+		case end == len(text):
+			return end
+		default:
+			at, room = end, room-size
+		}
+	}
+	return at
 }
 
 // cut shortens text, between two characters of UTF-8.
