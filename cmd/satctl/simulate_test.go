@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"usm-satellite/drivers/simulator"
 )
 
 // screen is where a command that goes on writes to.
@@ -108,6 +110,65 @@ func TestSimulateTellsWhatIsWrong(t *testing.T) {
 		code := run(t.Context(), append([]string{"simulate"}, c.args...), system{Stdout: &out, Stderr: &out})
 		if code != c.code || !strings.Contains(out.String(), c.want) {
 			t.Errorf("%v: got %d, %s", c.args, code, out.String())
+		}
+	}
+}
+
+// TestSimulateAsTheHandbookSays runs the profile of deploy/README.md, and asks
+// it for what it says.
+func TestSimulateAsTheHandbookSays(t *testing.T) {
+	t.Parallel()
+	handbook, err := os.ReadFile("../../deploy/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?s)\n```profile\n(.*?)```\n").FindSubmatch(handbook)
+	if block == nil {
+		t.Fatal("deploy/README.md has no profile")
+	}
+	for _, service := range simulator.Services() {
+		for _, fault := range simulator.Faults(service) {
+			if !bytes.Contains(handbook, []byte("\n| `"+string(fault)+"` | ")) {
+				t.Errorf("deploy/README.md does not say what the fault %s is", fault)
+			}
+		}
+	}
+	file := filepath.Join(t.TempDir(), "olt-east.txt")
+	if err := os.WriteFile(file, block[1], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := newPlace(t)
+	_ = withSatellite(t, p)
+	ctx, stop := context.WithCancel(t.Context())
+	out, ended := &screen{}, make(chan int, 1)
+	go func() { ended <- run(ctx, []string{"simulate", "--profile", file}, system{Stdout: out, Stderr: out}) }()
+	defer func() {
+		stop()
+		<-ended
+	}()
+	eventually(t, "the ports are printed", func() bool { return strings.Contains(out.String(), "Ctrl-C") })
+	login := p.path("login.json")
+	if err := os.WriteFile(login, []byte(`{"login":{"username":"admin","password":"example-password"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	console := []string{"--credentials-file", login, "--class", "read", "--action", "cli.run"}
+	for _, c := range []struct {
+		service, want string
+		args          []string
+	}{
+		{"snmp", "-2890", []string{"--community", "example-read", "--action", "snmp.walk", "--params", "root=1.3.6.1.4.1.99999.2.1.1.2"}},
+		{"snmp", "olt-east", []string{"--community", "example-read", "--action", "snmp.get", "--params", `{"oids":["1.3.6.1.2.1.1.5.0"]}`}},
+		{"telnet", "onu 0/1:103", append(console, "--params", `{"transport":"telnet","platform":"cisco_ios","commands":["show alarms"]}`)},
+		{"ssh", "onu 0/1:64 online", append(console, "--params", `{"platform":"cisco_ios","commands":["show onu all"]}`)},
+		{"http", "cut at a limit", []string{"--action", "http.request", "--params", `{"scheme":"http","path":"/health","max_bytes":1000}`}},
+	} {
+		port := regexp.MustCompile(c.service + ` +127\.0\.0\.1:(\d+)`).FindStringSubmatch(out.String())
+		if port == nil {
+			t.Fatalf("no port of %s in\n%s", c.service, out.String())
+		}
+		code, got, errs := p.satctl(t, "", append([]string{"submit", "--target", "127.0.0.1", "--port", port[1]}, c.args...)...)
+		if code != exitOK || !strings.Contains(got, c.want) {
+			t.Errorf("%s: exit code %d, want %q in\n%s%s", c.service, code, c.want, got, errs)
 		}
 	}
 }

@@ -31,11 +31,12 @@ type agent struct {
 	endless                   bool
 
 	mu      sync.Mutex
-	objects []object
+	objects []object // guarded by mu; those of the profile until one is set
+	own     bool     // guarded by mu
 }
 
 func newAgent(p *Profile) *agent {
-	return &agent{community: p.community, writeCommunity: p.writeCommunity, objects: slices.Clone(p.objects)}
+	return &agent{community: p.community, writeCommunity: p.writeCommunity, objects: p.objects}
 }
 
 func (d *device) serveSNMP(ctx context.Context, conn net.PacketConn) error {
@@ -276,6 +277,9 @@ func (a *agent) set(p *gosnmp.SnmpPacket) ([]gosnmp.SnmpPDU, gosnmp.SNMPError, u
 			return refuse(gosnmp.WrongType, gosnmp.BadValue, i)
 		}
 		places[i] = at
+	}
+	if !a.own { // many devices share a profile
+		a.objects, a.own = slices.Clone(a.objects), true
 	}
 	for i, v := range p.Variables {
 		a.objects[places[i]].pdu.Value = v.Value
