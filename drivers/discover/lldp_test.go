@@ -49,6 +49,7 @@ func community(name string) jobs.SNMPCredential {
 }
 
 func TestLLDPOfARealAgent(t *testing.T) {
+	t.Parallel()
 	device, err := lab.StartLLDP(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -168,6 +169,7 @@ func oddDevice() []string {
 }
 
 func TestLLDPOfRecordedDevices(t *testing.T) {
+	t.Parallel()
 	port := recorded(t, map[string][]string{"odd": oddDevice(), "flock": flock(600), "few": flock(60)})
 	t.Run("without LLDP", func(t *testing.T) {
 		for _, version := range []string{"1", "2c"} {

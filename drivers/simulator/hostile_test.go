@@ -47,6 +47,7 @@ func works() []work {
 		{"snmp.get", simulator.SNMP, read, `{"oids":["1.3.6.1.2.1.1.1.0"]}`, false},
 		{"snmp.walk", simulator.SNMP, read, `{"root":"1.3.6.1.2.1"}`, false},
 		{"snmp.table", simulator.SNMP, read, `{"columns":["1.3.6.1.2.1.2.2.1.2"]}`, false},
+		{"discover.lldp", simulator.SNMP, read, `{}`, false},
 		{"snmp.set", simulator.SNMP, write, `{"varbinds":[{"oid":"1.3.6.1.2.1.1.6.0","type":"OctetString","value":"rack 4"}]}`, true},
 		{"cli.run telnet", simulator.Telnet, login, `{"transport":"telnet","platform":"cisco_ios","commands":["show version"]}`, false},
 		{"config.backup telnet", simulator.Telnet, login, `{"transport":"telnet","platform":"cisco_ios"}`, false},
@@ -125,31 +126,31 @@ func meetings() []meeting {
 	)
 	const get, post = "http.request GET", "http.request POST"
 	return []meeting{
-		{"hostile-refuse", long, refused, []string{"snmp", "cli", "config", "ssh", "http"}},
+		{"hostile-refuse", long, refused, []string{"snmp", "discover", "cli", "config", "ssh", "http"}},
 
-		{"hostile-hang", brief, silent, []string{"snmp", "cli", "config", "ssh", get}},
+		{"hostile-hang", brief, silent, []string{"snmp", "discover", "cli", "config", "ssh", get}},
 		{"hostile-hang", brief, unsure, []string{post}},
 
-		{"hostile-drip", brief, silent, []string{"snmp", "cli", "config", "ssh", get}},
+		{"hostile-drip", brief, silent, []string{"snmp", "discover", "cli", "config", "ssh", get}},
 		{"hostile-drip", brief, unsure, []string{post}},
 		{"hostile-drip", long, good, []string{"snmp.get", "snmp.table"}}, // slow, and no more than that
 
-		{"hostile-garble", long, nonsense, []string{"snmp", "cli.run ssh", "ssh", get}},
+		{"hostile-garble", long, nonsense, []string{"snmp", "discover", "cli.run ssh", "ssh", get}},
 		{"hostile-garble", long, unreadable, []string{"cli.run telnet", "cli.configure", "config"}},
 		{"hostile-garble", long, perhaps, []string{post}},
 
-		{"hostile-flood", long, nonsense, []string{"snmp", "cli.run ssh", "ssh", get}},
+		{"hostile-flood", long, nonsense, []string{"snmp", "discover", "cli.run ssh", "ssh", get}},
 		{"hostile-flood", long, tooMuch, []string{"cli.run telnet"}},
 		{"hostile-flood", long, perhaps, []string{post}},
 
 		{"hostile-drop", long, good, []string{"snmp.get", "snmp.set"}},
-		{"hostile-drop", 5 * time.Second, some, []string{"snmp.walk"}},
+		{"hostile-drop", 5 * time.Second, some, []string{"snmp.walk", "discover"}},
 		{"hostile-drop", long, gone, []string{"cli", "config", "ssh"}},
 		{"hostile-drop", long, nonsense, []string{get}},
 		{"hostile-drop", long, perhaps, []string{post}},
 
 		{"hostile-endless", long, good, []string{"snmp.get", "snmp.set", get, post}},
-		{"hostile-endless", long, cut, []string{"snmp.walk", "snmp.table"}},
+		{"hostile-endless", long, cut, []string{"snmp.walk", "snmp.table", "discover"}},
 		{"hostile-endless", 3 * time.Second, silent, []string{"cli.run", "config", "ssh"}},
 
 		{"hostile-bomb", long, good, []string{get, post}},
