@@ -59,16 +59,50 @@ func open(v6 bool) (*socket, error) {
 			continue
 		}
 		s := &socket{conn: conn, raw: i == 1, v6: v6, id: os.Getpid() & 0xffff, done: make(chan struct{}), waiting: make(map[uint16]waiter)}
-		if v6 {
-			_ = conn.IPv6PacketConn().SetControlMessage(ipv6.FlagHopLimit, true)
-		} else {
-			_ = conn.IPv4PacketConn().SetControlMessage(ipv4.FlagTTL, true)
-		}
+		s.prepare()
 		go s.read()
 		return s, nil
 	}
 	return nil, jobs.Faultf(jobs.CodeInternal, jobs.StageConnect, "this satellite may not ping: allow it by the sysctl "+
 		"net.ipv4.ping_group_range=\"0 2147483647\" (in compose: sysctls), or by the capability NET_RAW")
+}
+
+// prepare sets what makes the socket better, where the kernel knows of it.
+// A scan's replies may all be there before the reader gets a core again: the
+// buffer has room for them, and on a raw socket the kernel leaves out what is
+// none, above all the requests to this machine.
+func (s *socket) prepare() {
+	const room = 1 << 20 // bytes: some thousand small packets as the kernel counts them
+	wide := func(conn net.PacketConn) {
+		if c, ok := conn.(interface{ SetReadBuffer(int) error }); ok {
+			_ = c.SetReadBuffer(room)
+		}
+	}
+	if s.v6 {
+		conn := s.conn.IPv6PacketConn()
+		_ = conn.SetControlMessage(ipv6.FlagHopLimit, true)
+		var only ipv6.ICMPFilter
+		only.SetAll(true)
+		for _, kind := range []ipv6.ICMPType{ipv6.ICMPTypeEchoReply, ipv6.ICMPTypeDestinationUnreachable, ipv6.ICMPTypeTimeExceeded} {
+			only.Accept(kind)
+		}
+		if s.raw {
+			_ = conn.SetICMPFilter(&only)
+		}
+		wide(conn.PacketConn)
+		return
+	}
+	conn := s.conn.IPv4PacketConn()
+	_ = conn.SetControlMessage(ipv4.FlagTTL, true)
+	var only ipv4.ICMPFilter
+	only.SetAll(true)
+	for _, kind := range []ipv4.ICMPType{ipv4.ICMPTypeEchoReply, ipv4.ICMPTypeDestinationUnreachable, ipv4.ICMPTypeTimeExceeded} {
+		only.Accept(kind)
+	}
+	if s.raw {
+		_ = conn.SetICMPFilter(&only)
+	}
+	wide(conn.PacketConn)
 }
 
 func (s *socket) close() {
