@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
+	"usm-satellite/drivers/simulator"
 	"usm-satellite/jobs"
 )
 
@@ -88,11 +89,6 @@ func drip(s string) func(context.Context, net.Conn) {
 	}
 }
 
-func garbage(_ context.Context, conn net.Conn) {
-	go io.Copy(io.Discard, conn)
-	io.CopyN(conn, rand.Reader, 1<<20)
-}
-
 func hangUp(s string) func(context.Context, net.Conn) {
 	return func(_ context.Context, conn net.Conn) { io.WriteString(conn, s) }
 }
@@ -108,17 +104,16 @@ func hostileJobs() map[string]map[string]any {
 	}
 }
 
+// TestHostilePeersEndWithinTheLimit has the peers that are no profile of the
+// simulator: those are met in its own tests.
 func TestHostilePeersEndWithinTheLimit(t *testing.T) {
 	t.Parallel()
 	peers := map[string]func(context.Context, net.Conn){
-		"silence":           silent,
 		"drip of letters":   drip("abc def\r\n"),
 		"drip of a banner":  drip("SSH-1.99-still coming "),
 		"endless lines":     endless("no end of lines\r\n"),
-		"endless line":      endless("no end of a line "),
 		"endless prompts":   endless("sw1#\r\n"),
 		"endless options":   endless("\xff\xfb\x01\xff\xfc\x01"),
-		"garbage":           garbage,
 		"hang up at once":   hangUp(""),
 		"hang up in login":  hangUp("\r\nUsername: "),
 		"hang up in banner": hangUp("SSH-2.0-x\r\n\x00\x00"),
@@ -309,31 +304,28 @@ func TestExecWithoutExitStatus(t *testing.T) {
 
 func TestEndlessOutputOfACommand(t *testing.T) {
 	t.Parallel()
-	d := sshPeer(t, anyPassword(), func(_ context.Context, ch ssh.Channel) {
-		io.WriteString(ch, "sw1#")
-		buf := make([]byte, 1)
-		for buf[0] != '\n' {
-			if _, err := ch.Read(buf); err != nil {
-				return
-			}
-		}
-		block := []byte(strings.Repeat("no end of lines\r\n", 500))
-		for {
-			if _, err := ch.Write(block); err != nil {
-				return
-			}
-		}
-	})
-	params := map[string]any{"platform": map[string]any{"prompt": `^\w+#$`}, "commands": []string{"show all"}}
+	p, err := simulator.Load("hostile-endless")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ports, stop, err := p.Start(context.Background(), simulator.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = stop() })
+	d := newDevice(t)
+	d.port = ports[simulator.SSH]
+	admin := func(j *jobs.Job) { j.Credentials = []jobs.Credential{loginAs("admin", "admin")} }
+	params := map[string]any{"platform": map[string]any{"prompt": `^\w+>$`}, "commands": []string{"show all"}}
 	small := func(j *jobs.Job) { j.Limits.MaxResultBytes, j.Timeout = 1<<20, 5*time.Second }
-	got := d.do("cli.run", params, small)
+	got := d.do("cli.run", params, small, admin)
 	if got.fault == nil || got.fault.Stage != jobs.StageExecute || got.fault.Code != jobs.CodeTimeout && got.fault.Code != jobs.CodeResultTooLarge {
 		t.Fatalf("got %v", got.fault)
 	}
 	if !got.Truncated || len(got.raw) > 1<<20 || got.Steps[0].State != stateSent {
 		t.Errorf("truncated %t, %d bytes, state %s", got.Truncated, len(got.raw), got.Steps[0].State)
 	}
-	got = d.do("ssh.exec", map[string]any{"command": "x"}, small)
+	got = d.do("ssh.exec", map[string]any{"command": "x"}, small, admin)
 	if got.fault == nil || got.fault.Stage != jobs.StageExecute {
 		t.Errorf("got %v", got.fault)
 	}

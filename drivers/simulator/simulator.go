@@ -85,6 +85,22 @@ func (p *Profile) Run(ctx context.Context, o Options) error {
 	return s.serve(ctx, d)
 }
 
+// Start runs the device beside the caller, and returns when it is there. stop
+// ends it, and says what Run did; so does the end of ctx.
+func (p *Profile) Start(ctx context.Context, o Options) (ports map[Service]int, stop func() error, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	there, ended := make(chan map[Service]int, 1), make(chan error, 1)
+	o.Ready = func(ports map[Service]int) { there <- ports }
+	go func() { ended <- p.Run(ctx, o) }()
+	select {
+	case ports = <-there:
+	case err = <-ended:
+		cancel()
+		return nil, nil, err
+	}
+	return ports, func() error { cancel(); return <-ended }, nil
+}
+
 // sockets are what a device listens on. A service that refuses has a port and
 // no socket.
 type sockets struct {

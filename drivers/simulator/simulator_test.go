@@ -19,25 +19,16 @@ func start(t *testing.T, name string) map[simulator.Service]int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	ports, ended := make(chan map[simulator.Service]int, 1), make(chan error, 1)
-	go func() {
-		ended <- p.Run(ctx, simulator.Options{Ready: func(m map[simulator.Service]int) { ports <- m }})
-	}()
+	ports, stop, err := p.Start(context.Background(), simulator.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
-		stop()
-		if err := <-ended; err != nil {
+		if err := stop(); err != nil {
 			t.Error(err)
 		}
 	})
-	select {
-	case m := <-ports:
-		return m
-	case err := <-ended:
-		ended <- err
-		t.Fatal(err)
-		return nil
-	}
+	return ports
 }
 
 func do(t *testing.T, action string, port int, credential, params string) (string, *jobs.Fault) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gosnmp/gosnmp"
 
+	"usm-satellite/drivers/simulator"
 	"usm-satellite/jobs"
 )
 
@@ -98,9 +99,13 @@ func endless(request *gosnmp.SnmpPacket) []gosnmp.SnmpPDU {
 
 func TestEndlessWalkIsCut(t *testing.T) {
 	t.Parallel()
-	p := hostile(t, func(request *gosnmp.SnmpPacket) [][]byte { return [][]byte{reply(request, endless(request)...)} })
+	profile, err := simulator.Load("hostile-endless")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newSite(t, simulated(t, profile))
 	got := p.do("snmp.walk", map[string]any{"root": tree}, func(job *jobs.Job) { job.Limits.MaxRows = 1000 }).ok(t)
-	if len(got.Varbinds) != 1000 || !got.Truncated || got.LastOID != tree+".1000" {
+	if len(got.Varbinds) != 1000 || !got.Truncated || got.LastOID != tree+".424242.1000" {
 		t.Errorf("got %d objects up to %s", len(got.Varbinds), got.LastOID)
 	}
 	got = p.do("snmp.walk", map[string]any{"root": tree}, func(job *jobs.Job) { job.Limits.MaxResultBytes = 100_000 }).ok(t)

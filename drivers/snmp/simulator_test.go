@@ -44,21 +44,10 @@ func TestSimulatorAgreesWithNetSNMP(t *testing.T) {
 // simulated runs a device until the test ends, and returns its port of SNMP.
 func simulated(t *testing.T, p *simulator.Profile) int {
 	t.Helper()
-	ctx, stop := context.WithCancel(context.Background())
-	port, ended := make(chan int, 1), make(chan error, 1)
-	go func() {
-		ended <- p.Run(ctx, simulator.Options{Ready: func(ports map[simulator.Service]int) { port <- ports[simulator.SNMP] }})
-	}()
-	t.Cleanup(func() {
-		stop()
-		<-ended
-	})
-	select {
-	case p := <-port:
-		return p
-	case err := <-ended:
-		ended <- err
+	ports, stop, err := p.Start(context.Background(), simulator.Options{})
+	if err != nil {
 		t.Fatal(err)
-		return 0
 	}
+	t.Cleanup(func() { _ = stop() })
+	return ports[simulator.SNMP]
 }
