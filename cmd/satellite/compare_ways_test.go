@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/asn1"
 	"fmt"
 	"net"
 	"os"
@@ -18,18 +17,21 @@ import (
 	"usm-satellite/tunnel/impair"
 )
 
-// far compares at a round trip of 50 ms, with as many jobs in hand as the way
-// holds: the tunnel's datagrams and the plain connection's bytes are delayed
+// far compares at a round trip of 50 ms, with as many jobs in hand as make
+// a rate that the machine can bear: the tunnel's datagrams and the plain connection's bytes are delayed
 // alike.
 func (b *bench) far() []string {
-	const oneWay, inHand, n = 25 * time.Millisecond, "500", 8000
+	const oneWay, inHand, n = 25 * time.Millisecond, "200", 5000
 	path, err := impair.Listen(1, loopback(b.hubPort))
 	b.must(err)
 	b.t.Cleanup(func() { _ = path.Close() })
 	path.Set(impair.Rules{Delay: oneWay})
 	relayUDPInside(b.t, b.ns, "127.0.0.1:51820", path.Addr())
-	slow := delayTCP(b.t, loopback(b.node.Port), oneWay)
-	relayInside(b.t, b.ns, loopback(b.node.Port), slow)
+	line, err := impair.ListenTCP(b.t.Context(), 1, loopback(b.node.Port))
+	b.must(err)
+	b.t.Cleanup(func() { _ = line.Close() })
+	line.Set(impair.LineRules{Delay: oneWay})
+	relayInside(b.t, b.ns, loopback(b.node.Port), line.Addr())
 	core := b.core(broker.CoreOptions{})
 	var through, plain []float64
 	for range b.rounds {
@@ -52,7 +54,7 @@ func (b *bench) coldStarts() []string {
 			id := fmt.Sprintf("cold-%d-%s", i, w.name)
 			b.must(core.Submit(b.t.Context(), broker.CoreMessage{
 				Queue: "usm_poller-sat-7", ID: id, ReplyTo: "erp.core",
-				Body: job(id, "tcp.connect", target(b.agent)),
+				Body: job(id, "tcp.connect", target(b.device)),
 			}))
 			b.must(core.Settled(b.t.Context()))
 			began := time.Now()
@@ -113,85 +115,6 @@ func (b *bench) slots() []string {
 	return higher("300 B jobs, jobs/s of 5 key slots, beside 5 satellites", together, apart, 0.9)
 }
 
-// agentInside is equipment that costs nearly nothing: it answers every SNMP
-// request with one string, a long one for the community large. On the same port
-// it takes TCP connections.
-func agentInside(t *testing.T, ns string) int {
-	t.Helper()
-	var udp net.PacketConn
-	var tcp net.Listener
-	within(t, ns, func() (err error) {
-		if udp, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
-			return err
-		}
-		tcp, err = net.Listen("tcp", udp.LocalAddr().String())
-		return err
-	})
-	var all sync.WaitGroup
-	t.Cleanup(func() { _ = udp.Close(); _ = tcp.Close(); all.Wait() })
-	all.Go(func() {
-		for {
-			conn, err := tcp.Accept()
-			if err != nil {
-				return
-			}
-			_ = conn.Close()
-		}
-	})
-	all.Go(func() {
-		for buf := make([]byte, 2048); ; {
-			n, from, err := udp.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			if answer, err := answerSNMP(buf[:n]); err == nil {
-				_, _ = udp.WriteTo(answer, from)
-			}
-		}
-	})
-	return udp.LocalAddr().(*net.UDPAddr).Port //nolint:forcetypeassert // it is one
-}
-
-// answerSNMP makes the Response to a GetRequest (RFC 3416).
-func answerSNMP(request []byte) ([]byte, error) {
-	type binding struct {
-		Name  asn1.ObjectIdentifier
-		Value asn1.RawValue
-	}
-	type pdu struct {
-		ID, Status, Index int
-		Bindings          []binding
-	}
-	var message struct {
-		Version   int
-		Community []byte
-		PDU       asn1.RawValue
-	}
-	if _, err := asn1.Unmarshal(request, &message); err != nil {
-		return nil, err
-	}
-	inner := message.PDU.FullBytes
-	inner[0] = 0x30
-	var p pdu
-	if _, err := asn1.Unmarshal(inner, &p); err != nil {
-		return nil, err
-	}
-	text := "switch"
-	if string(message.Community) == "large" {
-		text = strings.Repeat("x", 3500)
-	}
-	for i := range p.Bindings {
-		p.Bindings[i].Value = asn1.RawValue{Tag: asn1.TagOctetString, Bytes: []byte(text)}
-	}
-	out, err := asn1.Marshal(p)
-	if err != nil {
-		return nil, err
-	}
-	out[0] = 0xa2
-	message.PDU = asn1.RawValue{FullBytes: out}
-	return asn1.Marshal(message)
-}
-
 // relayUDPInside takes datagrams of one client in a namespace to an address of
 // this one and back.
 func relayUDPInside(t *testing.T, ns, listen, to string) {
@@ -233,62 +156,4 @@ func relayUDPInside(t *testing.T, ns, listen, to string) {
 			_, _ = front.WriteTo(buf[:n], to)
 		}
 	})
-}
-
-// delayTCP relays connections to an address, each byte so much later.
-func delayTCP(t *testing.T, to string, by time.Duration) (address string) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all sync.WaitGroup
-	t.Cleanup(func() { _ = ln.Close(); all.Wait() })
-	all.Go(func() {
-		for {
-			near, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.Dial("tcp", to)
-			if err != nil {
-				_ = near.Close()
-				continue
-			}
-			all.Go(func() { late(far, near, by) })
-			all.Go(func() { late(near, far, by) })
-		}
-	})
-	return ln.Addr().String()
-}
-
-// late copies; either end closes both.
-func late(to, from net.Conn, by time.Duration) {
-	type piece struct {
-		data []byte
-		due  time.Time
-	}
-	pieces := make(chan piece, 1<<16)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for p := range pieces {
-			time.Sleep(time.Until(p.due))
-			if _, err := to.Write(p.data); err != nil {
-				_ = from.Close()
-			}
-		}
-		_ = to.Close()
-	}()
-	for {
-		buf := make([]byte, 64<<10)
-		n, err := from.Read(buf)
-		if err != nil {
-			break
-		}
-		pieces <- piece{buf[:n], time.Now().Add(by)}
-	}
-	close(pieces)
-	<-done
-	_ = from.Close()
 }

@@ -50,10 +50,16 @@ func sh(t *testing.T, args ...string) {
 // address there.
 func namespace(t *testing.T) (ns, outer string) {
 	t.Helper()
-	n := os.Getpid()
-	ns = fmt.Sprintf("sate%d", n)
+	ns, _, outer = namespaceOf(t, "e", os.Getpid())
+	return ns, outer
+}
+
+// namespaceOf makes one of several; host is the end of the wire that is here.
+func namespaceOf(t *testing.T, letter string, n int) (ns, host, outer string) {
+	t.Helper()
+	ns = fmt.Sprintf("sat%s%d", letter, n)
 	base := fmt.Sprintf("10.%d.%d.", 160+n>>14&15, n>>6&255)
-	host, outer := base+strconv.Itoa(n<<2&252|1), base+strconv.Itoa(n<<2&252|2)
+	host, outer = base+strconv.Itoa(n<<2&252|1), base+strconv.Itoa(n<<2&252|2)
 	sh(t, "ip", "netns", "add", ns)
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", ns).Run() })
 	sh(t, "ip", "link", "add", ns+"h", "type", "veth", "peer", "name", "eth0", "netns", ns)
@@ -63,7 +69,7 @@ func namespace(t *testing.T) (ns, outer string) {
 	for _, line := range []string{"address add " + outer + "/30 dev eth0", "link set eth0 up", "link set lo up"} {
 		sh(t, append([]string{"ip", "-n", ns}, strings.Fields(line)...)...)
 	}
-	return ns, outer
+	return ns, host, outer
 }
 
 func wireguardGo(t *testing.T, ns string, key tunnel.PrivateKey, peer tunnel.PublicKey) {
