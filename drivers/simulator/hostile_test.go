@@ -133,6 +133,7 @@ func meetings() []meeting {
 
 		{"hostile-drip", brief, silent, []string{"snmp", "discover", "cli", "config", "ssh", get}},
 		{"hostile-drip", brief, unsure, []string{post}},
+		{"hostile-drip", 5 * time.Second, silent, []string{"snmp.walk"}}, // the answers come, and too late
 		{"hostile-drip", long, good, []string{"snmp.get", "snmp.table"}}, // slow, and no more than that
 
 		{"hostile-garble", long, nonsense, []string{"snmp", "discover", "cli.run ssh", "ssh", get}},

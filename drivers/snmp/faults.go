@@ -37,6 +37,8 @@ func (s *session) fault(err error) error {
 	switch {
 	case !silent(err):
 		return jobs.Faultf(jobs.CodeProtocolError, jobs.StageParse, "%s", notSNMP)
+	case s.wire.answers > 0 && s.late():
+		return jobs.Faultf(jobs.CodeTimeout, jobs.StageExecute, "the device answers too late: what came answers an earlier request; give the job more time")
 	case s.wire.answers > 0:
 		return jobs.Faultf(jobs.CodeProtocolError, jobs.StageParse, "the device sent %d packets, none of which answers the request", s.wire.answers)
 	case s.heard:
@@ -48,6 +50,18 @@ func (s *session) fault(err error) error {
 	default:
 		return connect(jobs.CodeTimeout, "the device does not answer SNMPv3 requests")
 	}
+}
+
+// late says that the last packet answers a request that was given up. The
+// library numbers its requests upwards.
+func (s *session) late() bool {
+	const most = 1000 // requests ago
+	sent, err := decode(&gosnmp.GoSNMP{Version: s.Version}, s.wire.sent)
+	if err != nil || s.Version == gosnmp.Version3 {
+		return false
+	}
+	got, err := decode(&gosnmp.GoSNMP{Version: s.Version}, s.wire.got)
+	return err == nil && got.PDUType == gosnmp.GetResponse && got.RequestID < sent.RequestID && sent.RequestID-got.RequestID < most
 }
 
 func (s *session) discovered() bool {

@@ -17,6 +17,8 @@ type wire struct {
 	answers int // packets that came for it
 	largest int // of them, in bytes
 	report  usmReport
+	sent    []byte // the last packet
+	got     []byte // the last packet
 }
 
 // begin forgets the last request.
@@ -28,12 +30,14 @@ func (w *wire) Write(p []byte) (int, error) {
 	if w.began.IsZero() {
 		w.began = time.Now()
 	}
+	w.sent = append(w.sent[:0], p...)
 	return w.Conn.Write(p)
 }
 
 func (w *wire) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if err == nil {
+		w.got = append(w.got[:0], p[:n]...)
 		w.answers++
 		w.largest = max(w.largest, n)
 		w.rtt = time.Since(w.began)
