@@ -108,7 +108,7 @@ func (s *Session) Run(ctx context.Context) error {
 			continue
 		}
 		problem, limit := s.note(err), pace.next(time.Now(), served)
-		if !errors.Is(err, errWayDead) { // else another way waits
+		if !served || !s.Routes[0].dead() { // else another way waits
 			s.pause(ctx, problem, limit)
 		}
 	}

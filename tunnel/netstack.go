@@ -228,6 +228,7 @@ func (c *innerConn) Close() error {
 	c.once.Do(func() {
 		c.stack.forget(c)
 		err = c.TCPConn.Close()
+		c.stopTimers()
 	})
 	return err
 }
@@ -237,8 +238,13 @@ func (c *innerConn) reset() {
 	c.once.Do(func() {
 		c.stack.forget(c)
 		c.ep.Abort()
+		c.stopTimers()
 	})
 }
+
+// stopTimers ends the deadlines: each holds the connection, and through it the
+// whole stack, in memory until it has passed.
+func (c *innerConn) stopTimers() { _ = c.SetDeadline(time.Time{}) }
 
 func (n *netstack) forget(c *innerConn) {
 	n.mu.Lock()

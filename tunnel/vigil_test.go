@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -170,5 +171,147 @@ func TestPassingFindsTheLargestRung(t *testing.T) {
 	}
 	if got := passing(DefaultMTU, func(int) bool { return false }); got != 0 {
 		t.Errorf("nobody answers: got %d, want 0", got)
+	}
+}
+
+func TestVigilDeclaresDeath(t *testing.T) {
+	t.Parallel()
+	for name, asked := range map[string]bool{"with data on the way": true, "idle": false} {
+		w := shaken()
+		w.s.rtt = time.Millisecond
+		w.mark()
+		if asked {
+			w.s.asked = w.now
+		}
+		for !w.v.dead && w.now.Sub(w.from) < time.Minute {
+			w.pass(look)
+		}
+		took := w.now.Sub(w.from)
+		if took < deadAfter || took > deadAfter+time.Second || len(w.acts) < deadAttempts {
+			t.Errorf("%s: dead after %v and %d attempts", name, took, len(w.acts))
+		}
+		if got := w.v.silence(w.now); got < deadAfter || got > took {
+			t.Errorf("%s: silent for %v, of %v", name, got, took)
+		}
+		w.s.rx++
+		w.s.asked = time.Time{}
+		w.pass(look)
+		if w.v.dead || w.v.silence(w.now) != 0 {
+			t.Errorf("%s: still dead after the peer was heard", name)
+		}
+	}
+}
+
+// Data that is sent into a silence must not put off the next attempt.
+func TestVigilKeepsItsPace(t *testing.T) {
+	t.Parallel()
+	w := shaken()
+	w.s.rtt = time.Millisecond
+	w.mark()
+	w.pass(silentFor + look)
+	w.s.asked = w.now
+	w.pass(4 * time.Second)
+	for i := 1; i < len(w.at); i++ {
+		if gap := w.at[i] - w.at[i-1]; gap > minGap+2*look {
+			t.Errorf("attempts at %v", w.at)
+		}
+	}
+}
+
+// lossy plays a network that loses a share of the packets each way, and for a
+// second everything, now and then.
+type lossy struct {
+	*watcher
+	random *rand.Rand
+	loss   float64
+	rtt    time.Duration
+	fine   time.Time // end of the second without anything
+	due    []arrival
+}
+
+type arrival struct {
+	at    time.Time
+	shake bool
+}
+
+// send lets a question pass both ways, or not.
+func (l *lossy) send(shake bool) {
+	pass := (1 - l.loss) * (1 - l.loss)
+	if l.now.Before(l.fine) || l.random.Float64() > pass {
+		return
+	}
+	l.due = append(l.due, arrival{l.now.Add(l.rtt), shake})
+}
+
+// step passes one look: the connection asks as alive says, and carries data
+// every five seconds, sent again as TCP does.
+func (l *lossy) step(nextAsk *time.Time, rto *time.Duration, again *time.Time) {
+	l.now = l.now.Add(look)
+	if l.random.IntN(80) == 0 {
+		l.fine = l.now.Add(time.Second)
+	}
+	for len(l.due) > 0 && !l.due[0].at.After(l.now) {
+		a := l.due[0]
+		l.due = l.due[1:]
+		if l.v.attempts > 1 && !a.shake {
+			continue // the session was given up
+		}
+		l.s.rx++
+		l.s.asked = time.Time{}
+		*nextAsk = l.now.Add(alive().idle)
+		if a.shake {
+			l.s.handshake = l.now
+		}
+	}
+	if !l.now.Before(*nextAsk) {
+		l.send(false)
+		*nextAsk = l.now.Add(alive().interval)
+	}
+	switch fresh := l.s.asked.IsZero(); {
+	case fresh && l.random.IntN(20) == 0:
+		l.s.asked, *rto = l.now, l.rtt+200*time.Millisecond
+		l.send(false)
+		*again = l.now.Add(*rto)
+	case !fresh && !l.now.Before(*again):
+		l.send(false)
+		*rto = min(2**rto, maxRTO)
+		*again = l.now.Add(*rto)
+	}
+	if act := l.v.see(l.now, l.s); act != actNone {
+		l.due = slices.DeleteFunc(l.due, func(a arrival) bool { return a.shake }) // forgotten
+		l.send(true)
+	}
+}
+
+// A bad network must not send the satellite to and fro between its ways.
+func TestVigilForgivesABadNetwork(t *testing.T) {
+	t.Parallel()
+	const hours = 12
+	for _, c := range []struct {
+		loss  float64
+		delay time.Duration
+	}{{0.05, 300 * time.Millisecond}, {0.10, 300 * time.Millisecond}, {0.10, 10 * time.Millisecond}, {0, 0}} {
+		l := &lossy{watcher: shaken(), random: rand.New(rand.NewPCG(3, 7)), loss: c.loss, rtt: 2 * c.delay}
+		l.s.rtt = l.rtt
+		var nextAsk, again time.Time
+		var rto time.Duration
+		deaths, silences := 0, 0
+		for end := l.now.Add(hours * time.Hour); l.now.Before(end); {
+			was := l.v.dead
+			l.step(&nextAsk, &rto, &again)
+			if l.v.dead && !was {
+				deaths++
+			}
+			if l.v.recovered {
+				silences++
+			}
+		}
+		t.Logf("loss %.0f %%, delay %v: %d silences, %d deaths in %d hours", 100*c.loss, c.delay, silences, deaths, hours)
+		if deaths > 0 {
+			t.Errorf("loss %.0f %%, delay %v: taken for dead %d times in %d hours", 100*c.loss, c.delay, deaths, hours)
+		}
+		if c.loss > 0 && silences == 0 {
+			t.Error("the network was not bad")
+		}
 	}
 }
