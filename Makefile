@@ -45,7 +45,7 @@ simulate: ## SEEDS (default 100000) random schedules in virtual time
 	@SIM_SEEDS=$(or $(SEEDS),100000) go test -timeout 60m -run TestSimulate -v ./jobs
 
 recovery: ## how long jobs stand still when the way breaks; ROUNDS (default 5)
-	@RECOVERY_ROUNDS=$(or $(ROUNDS),5) go test -tags recovery -count=1 -timeout 60m -v -run TestRecovery ./cmd/satellite
+	@RECOVERY_ROUNDS=$(or $(ROUNDS),5) go test -tags recovery -count=1 -timeout 90m -v -p 1 -run TestRecovery ./tunnel ./cmd/satellite
 
 interop: deps ## a job each second past two key changes: the kernel's WireGuard in qemu, wireguard-go, the hub (4 minutes)
 	@go test -tags interop -count=1 -parallel 4 -timeout 15m -v -run 'TestInterop$$' ./cmd/satellite

@@ -242,8 +242,7 @@ func (c *innerConn) reset() {
 	})
 }
 
-// stopTimers ends the deadlines: each holds the connection, and through it the
-// whole stack, in memory until it has passed.
+// stopTimers ends the deadlines, whose timers stay in memory until they fire.
 func (c *innerConn) stopTimers() { _ = c.SetDeadline(time.Time{}) }
 
 func (n *netstack) forget(c *innerConn) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"usm-satellite/broker"
+	"usm-satellite/jobs"
 	"usm-satellite/tunnel/impair"
 )
 
@@ -119,6 +120,54 @@ func TestRecoveryFromUDPBlockedAtTheStart(t *testing.T) {
 		p.stop(t)
 	}
 	logMedian(t, "UDP blocked from the start, first job answered by AMQPS", took)
+}
+
+// The tunnel is taken back by drain and reopen: no job is lost, and none is
+// run twice, while jobs go on and on.
+func TestRecoveryWhenUDPIsUnblocked(t *testing.T) {
+	s := newSite(t, rabbit)
+	path, settings := s.blockable()
+	core := s.core(broker.CoreOptions{})
+	p := s.satellite(settings...)
+	s.answered(core, "before", "wireguard+amqp")
+	var took []time.Duration
+	for round := range recoveryRounds(t) {
+		if round == 3 { // each takes most of a minute
+			break
+		}
+		before := strings.Count(p.out.String(), "stable again")
+		path.Set(impair.Rules{BlackHole: true})
+		s.answered(core, fmt.Sprintf("silence-%d", round), "amqps")
+		path.Set(impair.Rules{})
+		unblocked := time.Now()
+		sent := 0
+		for strings.Count(p.out.String(), "stable again") == before {
+			if time.Since(unblocked) > 2*patience {
+				t.Fatal("the tunnel is not taken back")
+			}
+			id := fmt.Sprintf("round-%d-%d", round, sent)
+			sent++
+			body := job(id, "icmp.ping", `"target":{"address":"127.0.0.1"},"params":{"count":2,"interval_ms":200}`)
+			s.must(core.Submit(t.Context(), broker.CoreMessage{Queue: "usm_poller-sat-7", ID: id, Body: body}))
+			time.Sleep(50 * time.Millisecond)
+		}
+		took = append(took, time.Since(unblocked))
+		twice := 0
+		for id, r := range s.collect(core, sent) {
+			if r.Status != jobs.StatusOK {
+				t.Errorf("%s: %s", id, r.Status)
+			}
+			if r.Attempts > 1 || r.FromStore {
+				twice++
+			}
+		}
+		s.answered(core, fmt.Sprintf("back-%d", round), "wireguard+amqp")
+		t.Logf("%d jobs while the tunnel was taken back, %d of them more than once", sent, twice)
+		if twice > 0 {
+			t.Errorf("%d jobs were given out twice by a move that should have drained", twice)
+		}
+	}
+	logMedian(t, "UDP unblocked, back on the tunnel", took)
 }
 
 func TestRecoveryFromUDPBlockedInTheMiddle(t *testing.T) {
