@@ -95,7 +95,10 @@ func (d lldpDriver) Run(ctx context.Context, job *jobs.Job) (jobs.Output, error)
 	}
 	walk := *job
 	walk.Params = params
-	walk.Limits.MaxRows, walk.Limits.MaxResultBytes = 0, 0 // those of the job are for neighbours, not for objects
+	// The limits of the job are for neighbours: those of the walk are wider, for
+	// a table comes column by column, and one that is cut lacks all the last ones.
+	const least, factor = 2 << 20, 8
+	walk.Limits.MaxRows, walk.Limits.MaxResultBytes = 0, max(least, factor*job.Limits.ResultBytes())
 	out, err := d.walk.Run(ctx, &walk)
 	list, ok := out.Data.(interface{ List() []snmp.Varbind })
 	if !ok || err != nil && len(list.List()) == 0 {

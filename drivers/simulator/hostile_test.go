@@ -151,7 +151,8 @@ func meetings() []meeting {
 		{"hostile-drop", long, perhaps, []string{post}},
 
 		{"hostile-endless", long, good, []string{"snmp.get", "snmp.set", get, post}},
-		{"hostile-endless", long, cut, []string{"snmp.walk", "snmp.table", "discover"}},
+		{"hostile-endless", long, cut, []string{"snmp.walk", "snmp.table"}},
+		{"hostile-endless", long, []string{"partial", "partial timeout"}, []string{"discover"}}, // reads more than the others
 		{"hostile-endless", 3 * time.Second, silent, []string{"cli.run", "config", "ssh"}},
 
 		{"hostile-bomb", long, good, []string{get, post}},
