@@ -75,17 +75,20 @@ type verdict struct {
 // and to programs.
 func TestCheckNamesTheFault(t *testing.T) {
 	w := newWard(t)
-	faults := append(w.silences(), append(w.wrongInside(), w.refusals()...)...)
+	silences := w.silences()
+	faults := append(silences, append(w.wrongInside(), w.refusals()...)...)
 	verdicts := make([]verdict, len(faults))
 	var all sync.WaitGroup
-	beds := make(chan struct{}, 16) // at a time
+	beds := make(chan struct{}, 4) // of those that work; the others only wait
 	for i, f := range faults {
 		verdicts[i].fault = f
 		for j, args := range [][]string{{"check"}, {"check", "--json"}} {
 			env := with(f.good(2*i+j), f.change...)
 			all.Go(func() {
-				beds <- struct{}{}
-				defer func() { <-beds }()
+				if i >= len(silences) {
+					beds <- struct{}{}
+					defer func() { <-beds }()
+				}
 				verdicts[i].out[j], verdicts[i].code[j] = checkIn(t.Context(), f.in, args, env)
 			})
 		}

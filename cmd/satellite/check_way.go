@@ -13,9 +13,12 @@ import (
 	"usm-satellite/tunnel"
 )
 
-// udpPatience is how long a refusal may take to come back; a hub is silent to
-// what is no handshake, so that silence is the good answer.
-const udpPatience = time.Second
+// How often the doctor asks, and how long it waits for a refusal each time. A hub
+// is silent to what is no handshake, so that silence is the good answer.
+const (
+	udpTries    = 4
+	udpPatience = 250 * time.Millisecond
+)
 
 // udpLeaves sends a byte to each endpoint. What the network says of it tells
 // a dead hub and this machine's own firewall from the silences that look alike.
@@ -37,19 +40,17 @@ func udpLeaves(ctx context.Context, endpoints []netip.AddrPort) (string, error) 
 // pokeUDP returns the error that the network answers with, if any. Only a
 // connected socket is told of it.
 func pokeUDP(ctx context.Context, to netip.AddrPort) error {
-	ctx, cancel := context.WithTimeout(ctx, udpPatience)
-	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", to.String())
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
 	buf := make([]byte, 1)
-	for ctx.Err() == nil {
+	for range udpTries { // the next write is told as well of what the last one met
 		if _, err := conn.Write(buf); err != nil {
 			return err
 		}
-		if err := conn.SetReadDeadline(time.Now().Add(udpPatience / 4)); err != nil {
+		if err := conn.SetReadDeadline(time.Now().Add(udpPatience)); err != nil {
 			return err
 		}
 		if _, err := conn.Read(buf); err != nil && !isDeadline(err) {
