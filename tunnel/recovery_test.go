@@ -58,9 +58,9 @@ func TestRecoveryOfAMovedEndpoint(t *testing.T) {
 	c := dial(t, tun, inner(hubAddr4()))
 	var took []time.Duration
 	for range recoveryRounds(t) {
-		if err := say(c, "before"); err != nil {
-			t.Fatal(err)
-		}
+		// After a silence that worked one way only, the next such doubt is not
+		// raised for a while.
+		longestStall(t, c, doubtAgain+time.Second)
 		ways[at].SetUp(impair.Rules{BlackHole: true}) // deaf, but it goes on sending
 		mu.Lock()
 		at = 1 - at
