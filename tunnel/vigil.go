@@ -73,13 +73,18 @@ type vigil struct {
 	settledAt time.Time // when a handshake last ended such a doubt
 	shookAt   time.Time // when the last handshake was seen
 	rtt       time.Duration
-	recovered bool // the last look ended a silence
-	shook     bool // the last look saw a new handshake
-	dead      bool // nothing can be on its way any more
+	rx        uint64    // at the last look
+	rxAt      time.Time // when it last grew, whatever that was worth
+	recovered bool      // the last look ended a silence
+	shook     bool      // the last look saw a new handshake
+	dead      bool      // nothing can be on its way any more
 }
 
 func (v *vigil) see(now time.Time, s sight) action {
 	v.recovered, v.shook = false, false
+	if s.rx != v.rx || v.rxAt.IsZero() {
+		v.rx, v.rxAt = s.rx, now
+	}
 	if s.rtt > 0 {
 		v.rtt = s.rtt
 	}
@@ -108,13 +113,17 @@ func (v *vigil) see(now time.Time, s sight) action {
 // silence is for how long the peer has not answered although it was asked; 0:
 // it was not, or it has.
 func (v *vigil) silence(now time.Time) time.Duration {
-	switch {
-	case v.attempts == 0:
+	if v.attempts == 0 {
 		return 0
-	case !v.doubtAt.IsZero():
-		return now.Sub(v.doubtAt)
 	}
-	return now.Sub(later(v.heard, v.wantedAt))
+	since := later(v.heard, v.wantedAt)
+	if !v.doubtAt.IsZero() {
+		// What came in later is no answer, but it began no sooner than the doubt.
+		if since = later(v.rxAt, v.wantedAt); since.After(v.doubtAt) {
+			since = v.doubtAt
+		}
+	}
+	return now.Sub(since)
 }
 
 func (v *vigil) hear(now time.Time, s sight) {

@@ -202,6 +202,35 @@ func TestVigilDeclaresDeath(t *testing.T) {
 	}
 }
 
+// A connection that gets stuck in a silence tells nothing new: the silence has
+// begun before.
+func TestVigilCountsASilenceFromItsBeginning(t *testing.T) {
+	t.Parallel()
+	for name, hearing := range map[string]bool{"nothing comes in": false, "the way in works": true} {
+		w := shaken()
+		w.s.rtt = time.Millisecond
+		w.mark()
+		if !hearing {
+			w.pass(4 * time.Second)
+		}
+		w.s.asked, w.s.stuck = w.now, true
+		stuck := w.now
+		for !w.v.dead && w.now.Sub(w.from) < time.Minute {
+			if hearing {
+				w.s.rx++
+			}
+			w.pass(look)
+		}
+		since := w.from
+		if hearing {
+			since = stuck
+		}
+		if took := w.now.Sub(since); took < deadAfter || took > deadAfter+time.Second {
+			t.Errorf("%s: dead after %v", name, took)
+		}
+	}
+}
+
 // Data that is sent into a silence must not put off the next attempt.
 func TestVigilKeepsItsPace(t *testing.T) {
 	t.Parallel()
