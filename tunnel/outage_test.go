@@ -80,9 +80,8 @@ func TestTunnelFindsARestartedHub(t *testing.T) {
 		t.Error("a connection outlived the hub that relayed it")
 	}
 	t.Logf("answered again after %v", redial(t, tun))
-	if tun.Stats().Recoveries == 0 {
-		t.Error("the vigil noticed nothing")
-	}
+	// It looks four times a second, and the answer may have been quicker.
+	eventually(t, "the vigil notices", func() bool { return tun.Stats().Recoveries > 0 })
 }
 
 // twoWays gives a free UDP port at which two loopback addresses answer.
