@@ -225,20 +225,23 @@ func (l *lane) finish(ctx context.Context, job string, class class) error {
 		if !until(ctx, limit, func() bool { return l.core.answered(job) }) && !class.short {
 			return errors.New("no result came; it is lost, or late by a minute")
 		}
-		pause(ctx, settleTime)
+		until(ctx, cellLimit, func() bool { ready, err := l.ready(); return err != nil || ready == 0 }) // it has begun to consume
 		l.process.signal(syscall.SIGTERM)
 		if !l.process.wait(cellLimit) {
 			return errors.New("the satellite did not end on SIGTERM")
 		}
 		pause(ctx, settleTime) // the broker takes back what was not settled
-		switch queue, err := l.link.channel.QueueDeclarePassive(l.queue, true, false, false, false, nil); {
-		case err != nil:
+		if ready, err := l.ready(); err != nil || ready == 0 {
 			return err
-		case queue.Messages == 0:
-			return nil
 		}
 	}
 	return errors.New("the job does not leave its queue")
+}
+
+// ready counts the jobs in the queue that no consumer has.
+func (l *lane) ready() (int, error) {
+	queue, err := l.link.channel.QueueDeclarePassive(l.queue, true, false, false, false, nil)
+	return queue.Messages, err
 }
 
 // order publishes a job of a class and returns its id.
