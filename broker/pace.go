@@ -15,7 +15,7 @@ type pace struct {
 }
 
 const (
-	lostAllowed = 10
+	lostAllowed = 20
 	lostWithin  = 30 * time.Second
 )
 
