@@ -22,7 +22,8 @@ const (
 	jobTimeout  = 4 * time.Second
 	willReach   = 15 * time.Second                // from a message's end until a write that its satellite left is answered
 	community   = "chaos/canary+of the community" // must show up nowhere
-	trapAddress = "127.0.0.2"                     // not in the satellites' policy
+	maxLate     = 60
+	trapAddress = "127.0.0.2" // not in the satellites' policy
 )
 
 // core publishes jobs until each is confirmed, and collects the results.
@@ -35,6 +36,7 @@ type core struct {
 
 	mu      sync.Mutex
 	next    int                 // number of the next job. Guarded by mu
+	late    int                 // jobs whose results cannot be routed until the end. Guarded by mu
 	rng     *rand.Rand          // guarded by mu
 	pending map[string]jobState // without result. Guarded by mu
 }
@@ -115,7 +117,10 @@ func (c *core) make() (ledger.Published, amqp.Publishing) {
 	case 2:
 		d.refuse()
 	case 3:
-		d.message.ReplyTo = lateQueue
+		// Each satellite that starts tries to send all of them first.
+		if c.late++; c.late <= maxLate {
+			d.message.ReplyTo = lateQueue
+		}
 	}
 	return c.finish(d)
 }
