@@ -32,10 +32,10 @@ conformance: deps ## every action against good, bad and hostile devices, as a ta
 
 chaos: deps build ## kills and partitions under load: no job lost, no write twice? (2 minutes)
 	@go build -o bin/chaos ./deploy/chaos/cmd/chaos
-	@bin/chaos -seed 1 -duration 25s
-	@bin/chaos -duration 25s
+	@bin/chaos -seed 1 -duration 20s
+	@bin/chaos -duration 20s
 	@CGO_ENABLED=0 go build -tags failpoints -o bin/satellite-failpoints ./cmd/satellite
-	@bin/chaos -binary bin/satellite-failpoints -failpoints -duration 25s
+	@bin/chaos -binary bin/satellite-failpoints -failpoints -duration 20s
 
 failpoints: deps ## die at every step of every class of job, REPEATS (default 3) times
 	@CGO_ENABLED=0 go build -tags failpoints -o bin/satellite-failpoints ./cmd/satellite
