@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -20,11 +21,10 @@ type Will struct {
 const willGrace = 2 * time.Second
 
 // Orphan is a write whose process died and whose message has expired. It is a
-// claim, for nothing but Finish.
+// claim with a will, for nothing but Finish.
 type Orphan struct {
 	*Claim
 
-	Will     *Will
 	Recorded []byte // the result, where there is one
 	Sent     bool   // a byte of the change may have left
 }
@@ -50,7 +50,7 @@ func (j *Journal) Orphans(now time.Time) ([]*Orphan, error) {
 		if will == nil || now.Before(will.Expires.Add(willGrace)) || nameOf(key)+".claim" != name {
 			continue
 		}
-		if o := j.orphan(key, will); o != nil {
+		if o := j.orphan(key); o != nil {
 			orphans = append(orphans, o)
 		}
 	}
@@ -58,7 +58,7 @@ func (j *Journal) Orphans(now time.Time) ([]*Orphan, error) {
 }
 
 func (j *Journal) readWill(name string) (key string, will *Will) {
-	f, err := os.Open(j.Dir + string(os.PathSeparator) + name)
+	f, err := os.Open(filepath.Join(j.Dir, name))
 	if err != nil {
 		return "", nil
 	}
@@ -70,14 +70,18 @@ func (j *Journal) readWill(name string) (key string, will *Will) {
 	return head.Key, head.Will
 }
 
-// orphan takes a claim whose holder is dead; nil: it lives, or has ended.
-func (j *Journal) orphan(key string, will *Will) *Orphan {
+// orphan takes a claim whose holder is dead; nil: it lives, or has ended, or
+// has answered what it could not record.
+func (j *Journal) orphan(key string) *Orphan {
 	claim, err := j.inherit(key)
 	if claim == nil {
 		return nil
 	}
-	o := &Orphan{Claim: claim, Will: will, Sent: isInterrupted(err)}
-	o.will = will
+	o := &Orphan{Claim: claim, Sent: isInterrupted(err)}
+	if claim.will == nil {
+		o.Leave()
+		return nil
+	}
 	if o.Recorded, err = j.result(key); err != nil {
 		o.Recorded, o.Sent = nil, true
 	}
@@ -104,7 +108,7 @@ func (d *Dispatcher) answerOrphansOf(now time.Time) (answered int) {
 	for _, o := range orphans {
 		if err := d.answerOrphan(o); err != nil {
 			o.Leave()
-			d.Logger.Warn("a write that nobody answered cannot be answered now", "job_id", o.Will.Message.JobID, "cause", err.Error())
+			d.Logger.Warn("a write that nobody answered cannot be answered now", "job_id", o.will.Message.JobID, "cause", err.Error())
 			continue
 		}
 		answered++
@@ -117,9 +121,9 @@ func (d *Dispatcher) answerOrphansOf(now time.Time) (answered int) {
 }
 
 func (d *Dispatcher) answerOrphan(o *Orphan) error {
-	m := o.Will.Message
+	m := o.will.Message
 	if m.Body = fromStore(o.Recorded); o.Recorded == nil {
-		body := o.Will.Message.Body
+		body := o.will.Message.Body
 		if !o.Sent {
 			body = neverSent(body)
 		}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -73,15 +72,8 @@ type matrix struct {
 func Matrix(ctx context.Context, o Options, repeats int) error {
 	m := &matrix{site: &site{dir: o.Dir, errs: make(chan error, 1)}, cells: map[[2]string][]cell{}}
 	defer m.end()
-	for _, dir := range []string{"state", "out", "ledger", "rabbit", "hub"} {
-		if err := os.MkdirAll(m.path(dir), 0o700); err != nil {
-			return err
-		}
-	}
-	for _, step := range []func(context.Context, Options) error{m.openLogs, m.startBroker, m.startCalmDevices} {
-		if err := step(ctx, o); err != nil {
-			return err
-		}
+	if err := m.prepare(ctx, o, m.startCalmDevices); err != nil {
+		return err
 	}
 	if err := m.fill(ctx, o, repeats); err != nil {
 		return err

@@ -57,12 +57,18 @@ func (s *site) end() {
 
 // build starts everything.
 func (s *site) build(ctx context.Context, o Options) error {
+	return s.prepare(ctx, o, s.startDevices, s.startLines, s.startHub, s.startReplicas)
+}
+
+// prepare makes the folders, opens the logs, starts the broker and takes
+// further steps.
+func (s *site) prepare(ctx context.Context, o Options, steps ...func(context.Context, Options) error) error {
 	for _, dir := range []string{"state", "hub", "out", "ledger", "rabbit"} {
 		if err := os.MkdirAll(s.path(dir), 0o700); err != nil {
 			return err
 		}
 	}
-	for _, step := range []func(context.Context, Options) error{s.openLogs, s.startBroker, s.startDevices, s.startLines, s.startHub, s.startReplicas} {
+	for _, step := range append([]func(context.Context, Options) error{s.openLogs, s.startBroker}, steps...) {
 		if err := step(ctx, o); err != nil {
 			return err
 		}
