@@ -323,20 +323,9 @@ func tomorrowsServer(t *testing.T) (address, authority string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all sync.WaitGroup
-	t.Cleanup(func() { _ = ln.Close(); all.Wait() })
-	all.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() {
-				_ = conn.SetDeadline(time.Now().Add(patience))
-				_, _ = io.Copy(io.Discard, conn) // the client ends it
-				_ = conn.Close()
-			})
-		}
+	serve(t, ln, func(conn net.Conn) {
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		_, _ = io.Copy(io.Discard, conn) // the client ends it
 	})
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
 	return "localhost:" + port, authority

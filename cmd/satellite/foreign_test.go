@@ -143,6 +143,13 @@ func relayInside(t *testing.T, ns, listen, to string) {
 		ln, err = net.Listen("tcp", listen)
 		return err
 	})
+	serve(t, ln, func(conn net.Conn) { join(conn, to) })
+}
+
+// serve hands each connection to a goroutine of its own, and closes it when
+// that is done with it. It ends with the test.
+func serve(t *testing.T, ln net.Listener, handle func(net.Conn)) {
+	t.Helper()
 	var all sync.WaitGroup
 	t.Cleanup(func() { _ = ln.Close(); all.Wait() })
 	all.Go(func() {
@@ -151,13 +158,15 @@ func relayInside(t *testing.T, ns, listen, to string) {
 			if err != nil {
 				return
 			}
-			all.Go(func() { join(conn, to) })
+			all.Go(func() {
+				defer func() { _ = conn.Close() }()
+				handle(conn)
+			})
 		}
 	})
 }
 
 func join(conn net.Conn, to string) {
-	defer func() { _ = conn.Close() }()
 	up, err := net.DialTimeout("tcp", to, 10*time.Second)
 	if err != nil {
 		return

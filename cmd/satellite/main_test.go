@@ -108,7 +108,13 @@ func (o *output) String() string {
 // start runs the binary with nothing but these settings in its environment.
 func start(t *testing.T, args []string, env map[string]string) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(program, args...), out: &output{}, done: make(chan struct{})}
+	return launch(t, exec.Command(program, args...), env)
+}
+
+// launch runs a command that becomes the binary.
+func launch(t *testing.T, cmd *exec.Cmd, env map[string]string) *process {
+	t.Helper()
+	p := &process{cmd: cmd, out: &output{}, done: make(chan struct{})}
 	p.cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	for k, v := range env {
 		p.cmd.Env = append(p.cmd.Env, k+"="+v)
@@ -132,7 +138,7 @@ func start(t *testing.T, args []string, env map[string]string) *process {
 			t.Errorf("the process misbehaved:\n%s", out)
 		}
 		if t.Failed() {
-			t.Logf("output of %v:\n%s", args, last(out, 6000))
+			t.Logf("output of %v:\n%s", cmd.Args[1:], last(out, 6000))
 		}
 	})
 	return p

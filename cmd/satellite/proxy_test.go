@@ -21,25 +21,14 @@ func proxyServer(t *testing.T, kind string) (address string, used *atomic.Int64)
 		t.Fatal(err)
 	}
 	used = new(atomic.Int64)
-	var all sync.WaitGroup
-	t.Cleanup(func() { _ = ln.Close(); all.Wait() })
-	all.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() {
-				defer func() { _ = conn.Close() }()
-				reader := bufio.NewReader(conn)
-				target, err := greet(kind, conn, reader)
-				if err != nil {
-					return
-				}
-				used.Add(1)
-				relay(conn, reader, target)
-			})
+	serve(t, ln, func(conn net.Conn) {
+		reader := bufio.NewReader(conn)
+		target, err := greet(kind, conn, reader)
+		if err != nil {
+			return
 		}
+		used.Add(1)
+		relay(conn, reader, target)
 	})
 	return ln.Addr().String(), used
 }

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -21,24 +20,7 @@ import (
 // shell starts a satellite by a line for the shell.
 func (s *site) shell(line string, more ...string) *process {
 	s.t.Helper()
-	p := &process{cmd: exec.Command("/bin/sh", "-c", line), out: &output{}, done: make(chan struct{})}
-	p.cmd.Env = []string{"PATH=/usr/bin:/bin"}
-	for k, v := range s.env(more...) {
-		p.cmd.Env = append(p.cmd.Env, k+"="+v)
-	}
-	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	s.must(p.cmd.Start())
-	go func() {
-		defer close(p.done)
-		_ = p.cmd.Wait()
-	}()
-	s.t.Cleanup(func() {
-		p.stop(s.t)
-		if s.t.Failed() {
-			s.t.Log(last(p.out.String(), 6000))
-		}
-	})
+	p := launch(s.t, exec.Command("/bin/sh", "-c", line), s.env(more...))
 	p.says(s.t, "taking jobs")
 	return p
 }

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -76,25 +74,7 @@ func TestSitesWithTheSameAddresses(t *testing.T) {
 // inside starts a satellite in a namespace.
 func (s *site) inside(ns string, env map[string]string) *process {
 	s.t.Helper()
-	p := &process{cmd: exec.Command("ip", "netns", "exec", ns, program), out: &output{}, done: make(chan struct{})}
-	p.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	for k, v := range env {
-		p.cmd.Env = append(p.cmd.Env, k+"="+v)
-	}
-	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	s.must(p.cmd.Start())
-	go func() {
-		defer close(p.done)
-		_ = p.cmd.Wait()
-	}()
-	s.t.Cleanup(func() {
-		p.stop(s.t)
-		if s.t.Failed() {
-			s.t.Log(last(p.out.String(), 3000))
-		}
-	})
-	return p
+	return launch(s.t, exec.Command("ip", "netns", "exec", ns, program), env)
 }
 
 // listenInside takes TCP connections in a namespace; it returns the address.
@@ -105,17 +85,7 @@ func listenInside(t *testing.T, ns, address string) string {
 		ln, err = net.Listen("tcp", address)
 		return err
 	})
-	var all sync.WaitGroup
-	t.Cleanup(func() { _ = ln.Close(); all.Wait() })
-	all.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			_ = conn.Close()
-		}
-	})
+	serve(t, ln, func(net.Conn) {})
 	return ln.Addr().String()
 }
 
