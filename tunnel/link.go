@@ -33,10 +33,11 @@ type link struct {
 	questionMu sync.Mutex
 	question   []byte // guarded by questionMu: the packet of asked
 
-	out    chan *stack.PacketBuffer
-	events chan tun.Event
-	done   chan struct{}
-	close  sync.Once
+	out     chan *stack.PacketBuffer
+	cutting segment // by Read, which one goroutine calls
+	events  chan tun.Event
+	done    chan struct{}
+	close   sync.Once
 
 	mu         sync.RWMutex
 	dispatcher stack.NetworkDispatcher // guarded by mu
@@ -45,6 +46,7 @@ type link struct {
 var (
 	_ tun.Device         = tunDevice{}
 	_ stack.LinkEndpoint = (*link)(nil)
+	_ stack.GSOEndpoint  = (*link)(nil)
 )
 
 // newLink makes a link for packets of up to mtu bytes. A packet from the peer
@@ -67,32 +69,45 @@ type tunDevice struct{ *link }
 
 // Read takes all packets that wait, at least one, at most one for each buffer.
 func (d tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	var first *stack.PacketBuffer
-	select {
-	case <-d.done:
-		return 0, os.ErrClosed
-	case first = <-d.out:
-	}
-	sizes[0] = d.unload(first, bufs[0][offset:])
-	for n := 1; n < len(bufs); n++ {
-		select {
-		case pkt := <-d.out:
-			sizes[n] = d.unload(pkt, bufs[n][offset:])
-		default:
-			return n, nil
+	n := 0
+	for n < len(bufs) {
+		if d.cutting.empty() && !d.next(n == 0) {
+			break
 		}
+		packet := bufs[n][offset:]
+		sizes[n] = d.cutting.cut(packet)
+		d.leaves(packet[:sizes[n]])
+		n++
 	}
-	return len(bufs), nil
+	if n == 0 {
+		return 0, os.ErrClosed
+	}
+	return n, nil
 }
 
-// unload copies a packet out and returns its length.
-func (d tunDevice) unload(pkt *stack.PacketBuffer, to []byte) int {
-	n := 0
-	for _, part := range pkt.AsSlices() {
-		n += copy(to[n:], part)
+// next loads what the stack hands over next, and says whether there was
+// something; it waits for it, or for the end of the link, if told to.
+func (d tunDevice) next(wait bool) bool {
+	select {
+	case pkt := <-d.out:
+		d.cutting.load(pkt)
+		return true
+	default:
 	}
-	pkt.DecRef()
-	packet := to[:n]
+	if !wait {
+		return false
+	}
+	select {
+	case pkt := <-d.out:
+		d.cutting.load(pkt)
+		return true
+	case <-d.done:
+		return false
+	}
+}
+
+// leaves looks at a packet before it is encrypted.
+func (d tunDevice) leaves(packet []byte) {
 	if d.asked.Load() == 0 && expectsAnswer(packet) {
 		d.keepQuestion(packet)
 		d.asked.Store(time.Now().UnixNano())
@@ -100,7 +115,6 @@ func (d tunDevice) unload(pkt *stack.PacketBuffer, to []byte) int {
 	if limit := d.maxSeg.Load(); limit != 0 {
 		clampMSS(packet, uint16(limit)) //nolint:gosec // setMaxSegment keeps it under 2^16
 	}
-	return n
 }
 
 // Write hands packets that WireGuard has authenticated to the stack.
@@ -112,28 +126,37 @@ func (d tunDevice) Write(bufs [][]byte, offset int) (int, error) {
 		return 0, os.ErrClosed
 	}
 	d.asked.Store(0)
+	var run train
 	for _, buf := range bufs {
-		d.deliver(dispatcher, buf[offset:])
+		packet := buf[offset:]
+		if len(packet) == 0 || (d.admit != nil && !d.admit(packet)) {
+			continue
+		}
+		if limit := d.maxSeg.Load(); limit != 0 {
+			clampMSS(packet, uint16(limit)) //nolint:gosec // setMaxSegment keeps it under 2^16
+		}
+		var in incoming
+		if !in.read(packet) {
+			continue
+		}
+		if !run.add(&in) {
+			deliver(dispatcher, &run)
+			run.add(&in)
+		}
 	}
+	deliver(dispatcher, &run)
 	return len(bufs), nil
 }
 
-func (d tunDevice) deliver(dispatcher stack.NetworkDispatcher, packet []byte) {
-	if len(packet) == 0 || (d.admit != nil && !d.admit(packet)) {
+func deliver(dispatcher stack.NetworkDispatcher, run *train) {
+	if run.n == 0 {
 		return
 	}
 	protocol := header.IPv4ProtocolNumber
-	switch packet[0] >> 4 {
-	case 4:
-	case 6:
+	if run.cars[0].packet[0]>>4 == 6 {
 		protocol = header.IPv6ProtocolNumber
-	default:
-		return
 	}
-	if limit := d.maxSeg.Load(); limit != 0 {
-		clampMSS(packet, uint16(limit)) //nolint:gosec // setMaxSegment keeps it under 2^16
-	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: run.take()})
 	dispatcher.DeliverNetworkPacket(protocol, pkt)
 	pkt.DecRef()
 }
@@ -158,11 +181,10 @@ func (d tunDevice) Close() error {
 // for WireGuard to take some, as a socket would.
 func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	for n, pkt := range pkts.AsSlice() {
-		held := pkt.Clone()
 		select {
-		case l.out <- held:
+		case l.out <- pkt.IncRef():
 		case <-l.done:
-			held.DecRef()
+			pkt.DecRef()
 			return n, &tcpip.ErrClosedForSend{}
 		}
 	}
@@ -204,6 +226,7 @@ func (l *link) repeat() {
 
 // drain drops what was queued after the reader ended.
 func (l *link) drain() {
+	l.cutting.release()
 	for {
 		select {
 		case pkt := <-l.out:
@@ -234,15 +257,19 @@ func (l *link) MTU() uint32 { return l.mtu.Load() }
 // SetMTU changes it.
 func (l *link) SetMTU(mtu uint32) { l.mtu.Store(mtu) }
 
+// Capabilities says that sums are checked before the stack gets a packet.
+func (*link) Capabilities() stack.LinkEndpointCapabilities {
+	return stack.CapabilityRXChecksumOffload
+}
+
 // The rest of a network interface, which has no link layer here.
 
-func (*link) MaxHeaderLength() uint16                      { return 0 }
-func (*link) LinkAddress() tcpip.LinkAddress               { return "" }
-func (*link) SetLinkAddress(tcpip.LinkAddress)             {}
-func (*link) Capabilities() stack.LinkEndpointCapabilities { return 0 }
-func (*link) Wait()                                        {}
-func (*link) ARPHardwareType() header.ARPHardwareType      { return header.ARPHardwareNone }
-func (*link) AddHeader(*stack.PacketBuffer)                {}
-func (*link) ParseHeader(*stack.PacketBuffer) bool         { return true }
-func (*link) Close()                                       {}
-func (*link) SetOnCloseAction(func())                      {}
+func (*link) MaxHeaderLength() uint16                 { return 0 }
+func (*link) LinkAddress() tcpip.LinkAddress          { return "" }
+func (*link) SetLinkAddress(tcpip.LinkAddress)        {}
+func (*link) Wait()                                   {}
+func (*link) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }
+func (*link) AddHeader(*stack.PacketBuffer)           {}
+func (*link) ParseHeader(*stack.PacketBuffer) bool    { return true }
+func (*link) Close()                                  {}
+func (*link) SetOnCloseAction(func())                 {}

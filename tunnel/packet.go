@@ -8,12 +8,14 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
 
 const (
 	protocolICMP4 = uint8(icmp.ProtocolNumber4)
 	protocolICMP6 = uint8(icmp.ProtocolNumber6)
 	protocolTCP   = uint8(tcp.ProtocolNumber)
+	protocolUDP   = uint8(udp.ProtocolNumber)
 
 	optionEnd, optionNop, optionMSS = 0, 1, 2 // RFC 9293, 3.1
 )

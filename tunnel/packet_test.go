@@ -30,6 +30,7 @@ func tcpPacket(src, dst netip.Addr, flags header.TCPFlags, options, data []byte)
 	if src.Is4() {
 		packet := make([]byte, header.IPv4MinimumSize, header.IPv4MinimumSize+len(segment))
 		header.IPv4(packet).Encode(&header.IPv4Fields{TotalLength: uint16(header.IPv4MinimumSize + len(segment)), TTL: 64, Protocol: protocolTCP, SrcAddr: a, DstAddr: b})
+		header.IPv4(packet).SetChecksum(^header.IPv4(packet).CalculateChecksum())
 		return append(packet, segment...)
 	}
 	packet := make([]byte, header.IPv6MinimumSize, header.IPv6MinimumSize+len(segment))
