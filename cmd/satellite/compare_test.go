@@ -38,17 +38,31 @@ func compareRounds(t *testing.T) int {
 }
 
 // TestCompare measures the tunnel in the process beside an OS VPN (wireguard-go
-// of the same version on TUN devices at both ends), on this machine at the same
-// time. A site in a namespace of its own works through jobs that wait in its
+// on TUN devices at both ends, the version that the satellite is built with and
+// Debian's), on this machine at the same time. A site in a namespace of its own works through jobs that wait in its
 // queue. Figures are ratios; no ratio fails the test, for the machine decides
 // them too: a lost or failed job does.
 func TestCompare(t *testing.T) {
 	b := newBench(t)
 	rows := [][]string{{"WHAT", "TUNNEL", "BESIDE", "RATIO", "AIM", ""}}
-	for _, size := range []string{"300 B", "8 KiB"} {
-		rows = append(rows, b.loops(size)...)
+	parts := []struct {
+		name string
+		rows func() [][]string
+	}{
+		{"bare300", func() [][]string { return b.bareLoops(300) }},
+		{"bare8192", func() [][]string { return b.bareLoops(8192) }},
+		{"jobs300", func() [][]string { return b.loops("300 B") }},
+		{"jobs8192", func() [][]string { return b.loops("8 KiB") }},
+		{"far", func() [][]string { return [][]string{b.far()} }},
+		{"cold", func() [][]string { return [][]string{b.coldStarts()} }},
+		{"slots", func() [][]string { return [][]string{b.slots()} }},
 	}
-	rows = append(rows, b.far(), b.coldStarts(), b.slots())
+	only := os.Getenv("COMPARE_ONLY") // names of parts, by commas; empty: all
+	for _, p := range parts {
+		if only == "" || slices.Contains(strings.Split(only, ","), p.name) {
+			rows = append(rows, p.rows()...)
+		}
+	}
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 4, 2, ' ', 0)
 	for _, r := range rows {
@@ -61,7 +75,9 @@ func TestCompare(t *testing.T) {
 // way is how the site reaches the broker.
 type way struct {
 	name     string
-	settings []string
+	settings []string    // of a satellite
+	dsn      string      // of another client
+	config   string      // file of its tunnel; empty: none
 	daemon   *os.Process // whose CPU is the site's as well; nil: none
 }
 
@@ -70,12 +86,14 @@ type bench struct {
 	*site
 
 	ns, near     string // the namespace, and this end of its wire
+	loop         string // the program of the bare loop
 	device       int
 	rounds       int
 	hubKey       tunnel.PrivateKey
 	keys         []tunnel.PrivateKey
 	hubPort      int
-	tunnel, vpn  way
+	tunnel       way
+	vpns         []way // by wireguard-go of today, and of Debian
 	plain, amqps way
 	n            int // of runs, for ids
 }
@@ -88,12 +106,16 @@ func newBench(t *testing.T) *bench {
 	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v: %s", err, out)
 	}
+	loop := filepath.Join(t.TempDir(), "bareloop")
+	if out, err := exec.Command("go", "build", "-o", loop, "../../deploy/lab/bareloop").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v: %s", err, out)
+	}
 	node, err := lab.StartRabbit(t.Context(), lab.RabbitConfig{Dir: t.TempDir(), Address: "0.0.0.0"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = node.Close() })
-	b := &bench{site: newSite(t, node), rounds: compareRounds(t), hubKey: tunnel.NewPrivateKey(), hubPort: lab.Port()}
+	b := &bench{site: newSite(t, node), loop: loop, rounds: compareRounds(t), hubKey: tunnel.NewPrivateKey(), hubPort: lab.Port()}
 	b.ns, b.near, _ = namespaceOf(t, "e", os.Getpid())
 	_, port, err := net.SplitHostPort(listenInside(t, b.ns, "127.0.0.1:0"))
 	b.must(err)
@@ -106,7 +128,11 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
+// dsn is for a broker at a host, or at host:port.
 func (b *bench) dsn(host string) string {
+	if strings.Contains(host, ":") {
+		return strings.Replace(b.node.DSN(b.vhost), loopback(b.node.Port), host, 1)
+	}
 	return strings.Replace(b.node.DSN(b.vhost), "127.0.0.1", host, 1)
 }
 
@@ -120,9 +146,12 @@ func (b *bench) ways() {
 	}
 	b.must(os.WriteFile(filepath.Join(dir, "peers"), []byte(peers.String()), 0o600))
 	b.startHub(dir, b.hubKey, b.hubPort, b.node.Port)
-	b.tunnel = way{name: "tunnel", settings: b.behindHub(0, b.near+":"+strconv.Itoa(b.hubPort))}
-	b.vpn = way{name: "OS VPN", settings: []string{"US_AMQP_DSN", b.dsn("10.98.76.1")}, daemon: b.openVPN()}
-	b.plain = way{name: "plain AMQP", settings: []string{"US_AMQP_DSN", b.dsn(b.near)}}
+	endpoint := b.near + ":" + strconv.Itoa(b.hubPort)
+	config := filepath.Join(dir, "wg.conf")
+	b.must(os.WriteFile(config, []byte(b.quick(0, endpoint)), 0o600))
+	b.tunnel = way{name: "tunnel", settings: b.behindHub(0, endpoint), dsn: b.dsn("10.77.0.1:5672"), config: config}
+	b.vpns = []way{b.openVPN(0, "OS VPN of today", b.buildWireguardGo()), b.openVPN(1, "OS VPN of Debian", "wireguard-go")}
+	b.plain = way{name: "plain AMQP", settings: []string{"US_AMQP_DSN", b.dsn(b.near)}, dsn: b.dsn(b.near)}
 	// The certificate is for 127.0.0.1 and localhost: the namespace's own
 	// loopback leads to the broker's TLS port.
 	relayInside(b.t, b.ns, loopback(b.node.TLSPort), b.near+":"+strconv.Itoa(b.node.TLSPort))
@@ -136,24 +165,32 @@ func (b *bench) behindHub(i int, endpoint string) []string {
 	}
 }
 
-// openVPN starts wireguard-go, of the version that the satellite is built with,
-// or the one that COMPARE_WIREGUARD_GO names, on a TUN device at both ends; it
-// returns the site's. The MTU is wg-quick's.
-func (b *bench) openVPN() *os.Process {
+// quick is the same tunnel in wg-quick's form.
+func (b *bench) quick(i int, endpoint string) string {
+	return fmt.Sprintf("[Interface]\nPrivateKey = %s\nAddress = 10.77.0.%d/32\n[Peer]\nPublicKey = %s\nEndpoint = %s\nAllowedIPs = 10.77.0.1/32\n",
+		b.keys[i].Reveal(), i+10, b.hubKey.Public(), endpoint)
+}
+
+// buildWireguardGo builds the version that the satellite is built with.
+func (b *bench) buildWireguardGo() string {
 	b.t.Helper()
-	daemon := os.Getenv("COMPARE_WIREGUARD_GO")
-	if daemon == "" {
-		daemon = filepath.Join(b.t.TempDir(), "wireguard-go")
-		if out, err := exec.Command("go", "build", "-o", daemon, "golang.zx2c4.com/wireguard").CombinedOutput(); err != nil {
-			b.t.Fatalf("go build wireguard-go: %v: %s", err, out)
-		}
+	daemon := filepath.Join(b.t.TempDir(), "wireguard-go")
+	if out, err := exec.Command("go", "build", "-o", daemon, "golang.zx2c4.com/wireguard").CombinedOutput(); err != nil {
+		b.t.Fatalf("go build wireguard-go: %v: %s", err, out)
 	}
+	return daemon
+}
+
+// openVPN starts a wireguard-go on a TUN device at both ends; the MTU is
+// wg-quick's.
+func (b *bench) openVPN(n int, name, daemon string) way {
+	b.t.Helper()
 	keys := []tunnel.PrivateKey{tunnel.NewPrivateKey(), tunnel.NewPrivateKey()}
 	inside := []string{"ip", "netns", "exec", b.ns}
 	port := lab.Port()
 	end := func(i int, enter []string, peer string) *os.Process {
 		b.t.Helper()
-		device := fmt.Sprintf("satv%d%d", i, os.Getpid()) // wg finds it by a path that the namespaces share
+		device := fmt.Sprintf("satv%d%d%d", n, i, os.Getpid()) // wg finds it by a path that the namespaces share
 		line := append(slices.Clone(enter), daemon, "-f", device)
 		cmd := exec.Command(line[0], line[1:]...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -165,15 +202,19 @@ func (b *bench) openVPN() *os.Process {
 			return exec.Command(show[0], show[1:]...).Run() == nil
 		})
 		conf := filepath.Join(b.t.TempDir(), "wg.conf")
-		b.must(os.WriteFile(conf, []byte(fmt.Sprintf("[Interface]\nPrivateKey = %s\nListenPort = %d\n[Peer]\nPublicKey = %s\nAllowedIPs = 10.98.76.0/24\n%s",
-			keys[i].Reveal(), port, keys[1-i].Public(), peer)), 0o600))
+		b.must(os.WriteFile(conf, []byte(fmt.Sprintf("[Interface]\nPrivateKey = %s\nListenPort = %d\n[Peer]\nPublicKey = %s\nAllowedIPs = 10.98.%d.0/24\n%s",
+			keys[i].Reveal(), port, keys[1-i].Public(), 76+n, peer)), 0o600))
 		run("wg setconf " + device + " " + conf)
-		run(fmt.Sprintf("ip address add 10.98.76.%d/24 dev %s", i+1, device))
+		run(fmt.Sprintf("ip address add 10.98.%d.%d/24 dev %s", 76+n, i+1, device))
 		run("ip link set " + device + " mtu 1420 up")
 		return cmd.Process
 	}
 	end(0, nil, "")
-	return end(1, inside, fmt.Sprintf("Endpoint = %s:%d\n", b.near, port))
+	dsn := b.dsn(fmt.Sprintf("10.98.%d.1", 76+n))
+	return way{
+		name: name, settings: []string{"US_AMQP_DSN", dsn}, dsn: dsn,
+		daemon: end(1, inside, fmt.Sprintf("Endpoint = %s:%d\n", b.near, port)),
+	}
 }
 
 // launch starts a satellite at the site; it does not wait for it.
@@ -294,9 +335,10 @@ func (b *bench) loops(size string) [][]string {
 	}
 	core := b.core(broker.CoreOptions{})
 	rates, cpus := map[string][]float64{}, map[string][]float64{}
-	ways := []way{b.tunnel, b.vpn, b.plain}
+	ways := append([]way{b.tunnel, b.plain}, b.vpns...)
 	for i := range b.rounds {
-		for _, w := range slices.Concat(ways[i%3:], ways[:i%3]) { // none is always the first
+		for j := range ways {
+			w := ways[(i+j)%len(ways)] // none is always the first
 			b.fill(core, "usm_poller-sat-7", size, n)
 			got := b.measure(n, w.daemon, w.settings)
 			rates[w.name] = append(rates[w.name], got.rate)
@@ -304,13 +346,16 @@ func (b *bench) loops(size string) [][]string {
 			b.t.Logf("%s, %s: %.0f jobs/s, %s of CPU a job", size, w.name, got.rate, got.cpu)
 		}
 	}
-	return [][]string{
-		higher(size+" jobs, jobs/s, beside the OS VPN", rates["tunnel"], rates["OS VPN"], aimRate),
-		lower(size+" jobs, µs CPU of the site a job, beside the OS VPN", cpus["tunnel"], cpus["OS VPN"], aimCPU),
-		wayAlone(size, median(cpus["tunnel"]), median(cpus["OS VPN"]), median(cpus["plain AMQP"])),
-		higher(size+" jobs, jobs/s, beside plain AMQP", rates["tunnel"], rates["plain AMQP"], 0),
-		lower(size+" jobs, µs CPU of the site a job, beside plain AMQP", cpus["tunnel"], cpus["plain AMQP"], 0),
+	var rows [][]string
+	for _, vpn := range b.vpns {
+		rows = append(rows,
+			higher(size+" jobs, jobs/s, beside "+vpn.name, rates["tunnel"], rates[vpn.name], aimRate),
+			lower(size+" jobs, µs CPU of the site a job, beside "+vpn.name, cpus["tunnel"], cpus[vpn.name], aimCPU),
+			wayAlone(size, vpn.name, median(cpus["tunnel"]), median(cpus[vpn.name]), median(cpus["plain AMQP"])))
 	}
+	return append(rows,
+		higher(size+" jobs, jobs/s, beside plain AMQP", rates["tunnel"], rates["plain AMQP"], 0),
+		lower(size+" jobs, µs CPU of the site a job, beside plain AMQP", cpus["tunnel"], cpus["plain AMQP"], 0))
 }
 
 func median(of []float64) float64 {
@@ -330,9 +375,9 @@ func ratios(a, b []float64) []float64 {
 
 // wayAlone is what the ways cost beyond the satellite's own work, which plain
 // AMQP shows.
-func wayAlone(size string, through, vpn, plain float64) []string {
+func wayAlone(size, name string, through, vpn, plain float64) []string {
 	return []string{
-		size + " jobs, µs CPU of the way alone (less plain AMQP's)", fmt.Sprintf("%.1f", through-plain), fmt.Sprintf("%.1f", vpn-plain),
+		size + " jobs, µs CPU of the way alone (less plain AMQP's), beside " + name, fmt.Sprintf("%.1f", through-plain), fmt.Sprintf("%.1f", vpn-plain),
 		fmt.Sprintf("%.2f", (through-plain)/(vpn-plain)), "", "",
 	}
 }

@@ -87,9 +87,7 @@ func (b *bench) slots() []string {
 	var files []string
 	for i := range 5 {
 		file := filepath.Join(b.t.TempDir(), "wg.conf")
-		text := fmt.Sprintf("[Interface]\nPrivateKey = %s\nAddress = 10.77.0.%d/32\n[Peer]\nPublicKey = %s\nEndpoint = %s\nAllowedIPs = 10.77.0.1/32\n",
-			b.keys[i].Reveal(), i+10, b.hubKey.Public(), endpoint)
-		b.must(os.WriteFile(file, []byte(text), 0o600))
+		b.must(os.WriteFile(file, []byte(b.quick(i, endpoint)), 0o600))
 		files = append(files, file)
 	}
 	core := b.core(broker.CoreOptions{})
