@@ -102,7 +102,7 @@ func (t *train) add(in *incoming) bool {
 func (t *train) fits(in *incoming) bool {
 	const plain = header.TCPFlagAck | header.TCPFlagPsh
 	last := &t.cars[t.n-1]
-	if t.n == maxCars || in.head == 0 || in.head != last.head || in.l3 != last.l3 || t.size+len(in.data()) >= largest {
+	if t.n == maxCars || in.head == 0 || in.head != last.head || in.l3 != last.l3 || t.size+len(in.data()) >= largestSegment {
 		return false
 	}
 	a, b := last.tcp(), in.tcp()
@@ -136,9 +136,9 @@ func (t *train) take() buffer.Buffer {
 	head := whole.AsSlice()
 	header.TCP(head[last.l3:]).SetSequenceNumber(t.cars[0].tcp().SequenceNumber())
 	if head[0]>>4 == 4 {
-		header.IPv4(head).SetTotalLength(uint16(t.size)) //nolint:gosec // under largest
+		header.IPv4(head).SetTotalLength(uint16(t.size)) //nolint:gosec // under largestSegment
 	} else {
-		header.IPv6(head).SetPayloadLength(uint16(t.size - last.l3)) //nolint:gosec // under largest
+		header.IPv6(head).SetPayloadLength(uint16(t.size - last.l3)) //nolint:gosec // under largestSegment
 	}
 	for i := range t.cars[:t.n] {
 		_, _ = whole.Write(t.cars[i].data())

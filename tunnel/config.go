@@ -12,10 +12,14 @@ import (
 )
 
 const (
-	// DefaultMTU is the size of the largest inner packet in bytes: with
-	// WireGuard's 60 to 80 bytes around it, it fits PPPoE, LTE and a tunnel
-	// within a tunnel, and it is the least that IPv6 allows (RFC 8200, 5).
-	DefaultMTU = 1280
+	// SafeMTU is the size of the largest inner packet, in bytes, until larger
+	// ones have passed: with WireGuard's 60 to 80 bytes around it, it fits
+	// PPPoE, LTE and a tunnel within a tunnel, and it is the least that IPv6
+	// allows (RFC 8200, 5).
+	SafeMTU = 1280
+	// WideMTU is what is used where the path carries it: with what is around
+	// it, it fits Ethernet, whatever the families.
+	WideMTU = 1420
 	// DefaultKeepalive keeps the binding of a NAT open: the shortest timeouts
 	// met in the field are 20 to 30 seconds.
 	DefaultKeepalive = 15 * time.Second
@@ -35,7 +39,7 @@ type ResolveFunc func(ctx context.Context, host string) ([]netip.Addr, error)
 type Config struct {
 	PrivateKey PrivateKey
 	Addresses  []netip.Prefix // inner addresses of this end
-	MTU        int            // bytes; 0 is DefaultMTU
+	MTU        int            // bytes; 0 is SafeMTU, or more where the path carries it, up to WideMTU
 	DNS        []netip.Addr   // name servers inside the tunnel; none: names are resolved outside
 	ListenPort uint16         // UDP; 0 is any
 	Peer       Peer
@@ -99,8 +103,8 @@ func (c *Config) validateInterface() error {
 	if c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU) {
 		errs = append(errs, fmt.Errorf("MTU %d is not within %d and %d bytes", c.MTU, minMTU, maxMTU))
 	}
-	if c.MTU != 0 && c.MTU < DefaultMTU && c.hasIPv6() {
-		errs = append(errs, fmt.Errorf("MTU %d is under the %d bytes that IPv6 needs: raise it or take the IPv6 Address out", c.MTU, DefaultMTU))
+	if c.MTU != 0 && c.MTU < SafeMTU && c.hasIPv6() {
+		errs = append(errs, fmt.Errorf("MTU %d is under the %d bytes that IPv6 needs: raise it or take the IPv6 Address out", c.MTU, SafeMTU))
 	}
 	return errors.Join(errs...)
 }
@@ -114,9 +118,18 @@ func (c *Config) hasIPv6() bool {
 	return false
 }
 
+// mtu is the most that may be used.
 func (c *Config) mtu() int {
 	if c.MTU == 0 {
-		return DefaultMTU
+		return WideMTU
+	}
+	return c.MTU
+}
+
+// safeMTU is what may be used unseen.
+func (c *Config) safeMTU() int {
+	if c.MTU == 0 {
+		return SafeMTU
 	}
 	return c.MTU
 }

@@ -19,7 +19,7 @@ type HubConfig struct {
 	PrivateKey PrivateKey
 	Addresses  []netip.Prefix // inner addresses of the hub, at most one of each family
 	ListenPort uint16         // UDP, on every address of the host; 0 is any
-	MTU        int            // bytes; 0 is DefaultMTU
+	MTU        int            // bytes; 0 is WideMTU: the satellites say what their paths carry
 	Port       uint16         // inner TCP port that is relayed
 	Brokers    []string       // host:port, the first that answers is used
 	Peers      []Peer

@@ -26,7 +26,7 @@ const linkQueue = 256
 // socket, which then leave in one system call.
 type link struct {
 	mtu    atomic.Uint32
-	maxSeg atomic.Uint32 // TCP segments are kept to this many bytes; 0: as large as they are
+	narrow atomic.Uint32 // TCP is kept to packets of this many bytes; 0: of mtu
 	asked  atomic.Int64  // when the first packet left that is unanswered yet, in unix nanoseconds; 0: none
 	admit  func(packet []byte) bool
 
@@ -112,9 +112,7 @@ func (d tunDevice) leaves(packet []byte) {
 		d.keepQuestion(packet)
 		d.asked.Store(time.Now().UnixNano())
 	}
-	if limit := d.maxSeg.Load(); limit != 0 {
-		clampMSS(packet, uint16(limit)) //nolint:gosec // setMaxSegment keeps it under 2^16
-	}
+	d.clamp(packet)
 }
 
 // Write hands packets that WireGuard has authenticated to the stack.
@@ -132,9 +130,7 @@ func (d tunDevice) Write(bufs [][]byte, offset int) (int, error) {
 		if len(packet) == 0 || (d.admit != nil && !d.admit(packet)) {
 			continue
 		}
-		if limit := d.maxSeg.Load(); limit != 0 {
-			clampMSS(packet, uint16(limit)) //nolint:gosec // setMaxSegment keeps it under 2^16
-		}
+		d.clamp(packet)
 		var in incoming
 		if !in.read(packet) {
 			continue
@@ -189,6 +185,29 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		}
 	}
 	return pkts.Len(), nil
+}
+
+// limit keeps TCP connections that are opened from now on to packets of size
+// bytes, in both directions.
+func (l *link) limit(size int) {
+	if size == int(l.mtu.Load()) {
+		size = 0
+	}
+	l.narrow.Store(uint32(size))
+}
+
+// largest is that size.
+func (l *link) largest() int {
+	if size := l.narrow.Load(); size != 0 {
+		return int(size)
+	}
+	return int(l.mtu.Load())
+}
+
+func (l *link) clamp(packet []byte) {
+	if size := l.narrow.Load(); size != 0 {
+		clampMSS(packet, uint16(size-tcpOverhead)) //nolint:gosec // under 2^16
+	}
 }
 
 // unanswered is when the first packet left to which no answer has come yet;

@@ -21,27 +21,29 @@ const (
 )
 
 // ladder is what a narrow path is tried with, in bytes of the inner packet.
-func ladder() []int { return []int{1380, 1340, 1240, 1200, 1140, 1060, 960, 840, 700, 576} }
+func ladder() []int { return []int{1380, 1340, 1280, 1240, 1200, 1140, 1060, 960, 840, 700, 576} }
 
-// path finds black holes: routes that carry small packets and swallow large
-// ones without a word. It sends echo requests of growing trouble to the
+// path knows how large packets may be. It finds black holes, routes that carry
+// small packets and swallow large ones without a word, by echo requests to the
 // address that was last dialled, and keeps TCP to what passes.
 type path struct {
 	wake chan netip.Addr
+	full int // bytes of the largest packet that may be used
+	safe int // bytes of what may be used unseen
 
 	mu      sync.Mutex
+	size    int       // guarded by mu: bytes in use
 	checked time.Time // guarded by mu: when a size last passed
-	size    int       // guarded by mu: found size; 0: the full one passes, or none was tried
+	tried   time.Time // guarded by mu: when nobody answered
 }
 
-func newPath() *path { return &path{wake: make(chan netip.Addr, 1)} }
+func newPath(cfg *Config) *path {
+	return &path{wake: make(chan netip.Addr, 1), full: cfg.mtu(), safe: cfg.safeMTU(), size: cfg.safeMTU()}
+}
 
 // suspect asks for a look at the way to addr, unless there was one just now.
 func (p *path) suspect(addr netip.Addr, now time.Time) {
-	p.mu.Lock()
-	fresh := now.Sub(p.checked) < pathFresh
-	p.mu.Unlock()
-	if fresh {
+	if p.fresh(now) {
 		return
 	}
 	select {
@@ -50,19 +52,41 @@ func (p *path) suspect(addr netip.Addr, now time.Time) {
 	}
 }
 
-// stale forgets what was found about the path: it may be another one now.
-func (p *path) stale() {
+func (p *path) fresh(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.checked = time.Time{}
+	return now.Sub(p.checked) < pathFresh
 }
 
-func (p *path) found(size int, now time.Time) (changed bool) {
+// unseen says that nobody knows whether more than is safe passes, and that it
+// is worth asking.
+func (p *path) unseen(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	changed = p.size != size
-	p.checked, p.size = now, size
-	return changed
+	return p.safe < p.full && now.Sub(p.checked) >= pathFresh && now.Sub(p.tried) >= pathAgain
+}
+
+// stale forgets what was found about the path: it may be another one now. It
+// returns what may be used until it is looked at again.
+func (p *path) stale() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.checked, p.tried, p.size = time.Time{}, time.Time{}, min(p.size, p.safe)
+	return p.size
+}
+
+// found returns the size that was in use before.
+func (p *path) found(size int, now time.Time) (before int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before, p.size, p.checked = p.size, size, now
+	return before
+}
+
+func (p *path) unanswered(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tried = now
 }
 
 func (p *path) current() int {
@@ -112,7 +136,7 @@ func (t *Tunnel) watchPath(ctx context.Context) {
 		case to = <-t.path.wake:
 		case <-again.C:
 			again.Reset(pathAgain)
-			if t.path.current() == 0 || !to.IsValid() {
+			if t.path.current() == t.path.full || !to.IsValid() {
 				continue
 			}
 		}
@@ -121,14 +145,12 @@ func (t *Tunnel) watchPath(ctx context.Context) {
 }
 
 func (t *Tunnel) lookAtPath(ctx context.Context, to netip.Addr) {
-	var seq uint16
 	wait := echoWait
-	size := passing(t.cfg.mtu(), func(size int) bool {
+	size := passing(t.path.full, func(size int) bool {
 		for range echoTries {
-			seq++
 			start := time.Now()
 			attempt, cancel := context.WithTimeout(ctx, wait)
-			err := t.wire.net.echo(attempt, to, size, seq)
+			err := t.echo(attempt, to, size)
 			cancel()
 			if err == nil {
 				wait = min(echoWait, echoWait/2+4*time.Since(start))
@@ -140,39 +162,84 @@ func (t *Tunnel) lookAtPath(ctx context.Context, to netip.Addr) {
 	if size == 0 || ctx.Err() != nil {
 		return // nobody answers echo requests there, or nobody is there
 	}
-	narrow := size
-	if size == t.cfg.mtu() {
-		narrow = 0
-	}
-	if !t.path.found(narrow, time.Now()) {
-		return
-	}
-	link := t.wire.net.link
-	if narrow == 0 {
-		link.maxSeg.Store(0)
-		t.log.InfoContext(ctx, "the path carries full packets again", "mtu", size)
-		return
-	}
-	link.maxSeg.Store(uint32(size - tcpOverhead)) //nolint:gosec // a rung of the ladder
-	reset := t.wire.net.resetOlder(time.Now())
-	t.log.WarnContext(ctx, "the path swallows large packets, using smaller ones",
-		"mtu", size, "configured", t.cfg.mtu(), "connections_reset", reset,
-		"remedy", "set MTU to this value, or let the routers on the way send ICMP \"fragmentation needed\"")
+	t.use(ctx, size)
 }
 
-// resetOlder ends connections that were opened before: they have agreed on
-// segments that do not pass. Their users connect anew.
-func (n *netstack) resetOlder(than time.Time) int {
+func (t *Tunnel) echo(ctx context.Context, to netip.Addr, size int) error {
+	return t.wire.net.echo(ctx, to, size, uint16(t.echoes.Add(1))) //nolint:gosec // a number for each is enough
+}
+
+// use keeps packets to a size that was found to pass.
+func (t *Tunnel) use(ctx context.Context, size int) {
+	before := t.path.found(size, time.Now())
+	t.wire.net.link.limit(size)
+	reset := t.wire.net.resetWider(size)
+	switch {
+	case size < before:
+		t.log.WarnContext(ctx, "the path swallows large packets, using smaller ones",
+			"mtu", size, "before", before, "connections_reset", reset,
+			"remedy", "set MTU to this value, or let the routers on the way send ICMP \"fragmentation needed\"")
+	case size > before:
+		t.log.InfoContext(ctx, "the path carries larger packets", "mtu", size, "before", before)
+	}
+}
+
+// widen finds out whether the path carries full packets before a connection is
+// made, which agrees for its whole life on how large segments are. A small
+// packet that leaves at the same time tells how long an answer takes; who
+// answers neither is not waited for, and not asked again for a while.
+func (t *Tunnel) widen(ctx context.Context, to netip.Addr) {
+	const small = 100
+	const patience, least, most = 600 * time.Millisecond, 20 * time.Millisecond, 250 * time.Millisecond
+	if !t.path.unseen(time.Now()) {
+		return
+	}
+	asking, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	ask := func(size int) <-chan error {
+		answered := make(chan error, 1)
+		go func() { answered <- t.echo(asking, to, size) }() // ends with asking
+		return answered
+	}
+	start := time.Now()
+	sign, wide := ask(small), ask(t.path.full)
+	for {
+		select {
+		case err := <-wide:
+			if err == nil {
+				t.use(ctx, t.path.full)
+				return
+			}
+			wide = nil
+		case err := <-sign:
+			if err != nil {
+				if ctx.Err() == nil {
+					t.path.unanswered(time.Now())
+				}
+				return
+			}
+			sign = nil
+			time.AfterFunc(min(max(time.Since(start), least), most), cancel)
+		}
+		if wide == nil && sign == nil {
+			return // the path is looked at more closely later
+		}
+	}
+}
+
+// resetWider ends connections that agreed on larger packets than pass. Their
+// users connect anew.
+func (n *netstack) resetWider(size int) int {
 	n.mu.Lock()
-	var old []*innerConn
+	var wide []*innerConn
 	for c := range n.conns {
-		if c.opened.Before(than) {
-			old = append(old, c)
+		if c.packet > size {
+			wide = append(wide, c)
 		}
 	}
 	n.mu.Unlock()
-	for _, c := range old {
+	for _, c := range wide {
 		c.reset()
 	}
-	return len(old)
+	return len(wide)
 }

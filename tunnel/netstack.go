@@ -177,7 +177,7 @@ type innerConn struct {
 	ep     tcpip.Endpoint
 	stack  *netstack
 	remote netip.AddrPort
-	opened time.Time
+	packet int // bytes of the largest packet that was in use when it was opened
 	once   sync.Once
 	alive  keepalive
 	stuck  int  // looks of the watching goroutine that found it retransmitting; that goroutine only
@@ -206,12 +206,12 @@ func (c *innerConn) calmDown() {
 	_ = c.ep.SetSockOpt(&usual) // fails on one that is closed, which asks nothing
 }
 
-func (n *netstack) keep(wq *waiter.Queue, ep tcpip.Endpoint, remote netip.AddrPort, k keepalive) (*innerConn, error) {
+func (n *netstack) keep(wq *waiter.Queue, ep tcpip.Endpoint, remote netip.AddrPort, packet int, k keepalive) (*innerConn, error) {
 	if err := k.set(ep); err != nil {
 		ep.Abort()
 		return nil, err
 	}
-	c := &innerConn{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, stack: n, remote: remote, opened: time.Now(), alive: k}
+	c := &innerConn{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, stack: n, remote: remote, packet: packet, alive: k}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ended {
@@ -298,6 +298,7 @@ func (n *netstack) dialTCP(ctx context.Context, addr netip.AddrPort, k keepalive
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
 
+	packet := n.link.largest()
 	err = ep.Connect(remote)
 	if _, ok := err.(*tcpip.ErrConnectStarted); ok {
 		select {
@@ -312,7 +313,7 @@ func (n *netstack) dialTCP(ctx context.Context, addr netip.AddrPort, k keepalive
 		ep.Close()
 		return nil, fail(plainError(err))
 	}
-	c, keepErr := n.keep(wq, ep, addr, k)
+	c, keepErr := n.keep(wq, ep, addr, packet, k)
 	if keepErr != nil {
 		return nil, fail(keepErr)
 	}
@@ -376,7 +377,7 @@ func (l *listener) accept(ctx context.Context) (*innerConn, error) {
 		var remote tcpip.FullAddress
 		ep, wq, err := l.ep.Accept(&remote)
 		if err == nil {
-			c, keepErr := l.stack.keep(wq, ep, netip.AddrPortFrom(toAddr(remote.Addr), remote.Port), l.alive)
+			c, keepErr := l.stack.keep(wq, ep, netip.AddrPortFrom(toAddr(remote.Addr), remote.Port), l.stack.link.largest(), l.alive)
 			if keepErr == nil || errors.Is(keepErr, net.ErrClosed) {
 				return c, keepErr
 			}

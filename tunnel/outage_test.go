@@ -225,7 +225,7 @@ func TestTunnelShrinksForABlackHole(t *testing.T) {
 	log := &journal{}
 	tun := startTunnel(t, s.config(key.Public(), p.Addr()), log.logger())
 	c := dial(t, tun, inner(hubAddr4())) // opened before anybody knows
-	eventually(t, "a smaller MTU is found", func() bool { return tun.Stats().MTU < DefaultMTU })
+	eventually(t, "a smaller MTU is found", func() bool { return tun.Stats().MTU < SafeMTU })
 	if got := tun.Stats().MTU; got != 1200 {
 		t.Errorf("MTU = %d, want 1200", got)
 	}
@@ -236,6 +236,41 @@ func TestTunnelShrinksForABlackHole(t *testing.T) {
 	exchange(t, dial(t, tun, inner(hubAddr6())), 6, 200<<10)
 	if !log.has("the path swallows large packets")() {
 		t.Error("nobody was told")
+	}
+}
+
+// A tunnel uses the largest packets that its path carries, from its first
+// connection on, and none larger.
+func TestTunnelWidens(t *testing.T) {
+	t.Parallel()
+	const around = 32 // of WireGuard, within UDP
+	s, key := newSite(7), NewPrivateKey()
+	h, _ := startHub(t, hubConfig(key, startEcho(t), s), quiet())
+	for _, tt := range []struct {
+		name                  string
+		mtu, limit, now, then int
+	}{
+		{"wide path", 0, 0, WideMTU, WideMTU},
+		{"path of PPPoE", 0, 1400 + around, SafeMTU, 1380},
+		{"narrow path", 0, SafeMTU + around, SafeMTU, SafeMTU},
+		{"fixed by the user", 1300, 0, 1300, 1300},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := startProxy(t, 61, local(h))
+			p.Set(impair.Rules{MTU: tt.limit})
+			cfg := s.config(key.Public(), p.Addr())
+			cfg.MTU = tt.mtu
+			tun := startTunnel(t, cfg, quiet())
+			c := dial(t, tun, inner(hubAddr4()))
+			if got := c.(*innerConn).packet; got != tt.now {
+				t.Errorf("the first connection has packets of %d bytes, want %d", got, tt.now)
+			}
+			eventually(t, "the path is known", func() bool { return tun.Stats().MTU == tt.then })
+			exchange(t, c, 7, 200<<10)
+			if got := dial(t, tun, inner(hubAddr6())).(*innerConn).packet; got != tt.then {
+				t.Errorf("a later connection has packets of %d bytes, want %d", got, tt.then)
+			}
+		})
 	}
 }
 

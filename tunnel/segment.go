@@ -13,14 +13,14 @@ import (
 // cut them into packets and to sum them up, as it would to a network card: each
 // pass through the stack costs more than the packet's encryption.
 
-// largest is the size of such a segment with its headers, in bytes.
-const largest = 1 << 16
+// largestSegment is the size of such a segment with its headers, in bytes.
+const largestSegment = 1 << 16
 
 // SupportedGSO makes the stack do so.
 func (*link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
 
 // GSOMaxSize is the largest segment that the stack may hand over.
-func (*link) GSOMaxSize() uint32 { return largest }
+func (*link) GSOMaxSize() uint32 { return largestSegment }
 
 // segment is what is left of one that is being cut. The zero value is empty.
 type segment struct {
@@ -91,14 +91,14 @@ func (s *segment) complete(packet []byte, head, data int) {
 	var src, dst tcpip.Address
 	if s.v4() {
 		ip := header.IPv4(packet)
-		ip.SetTotalLength(uint16(len(packet))) //nolint:gosec // at most largest
+		ip.SetTotalLength(uint16(len(packet))) //nolint:gosec // at most largestSegment
 		ip.SetID(s.id)
 		ip.SetChecksum(0)
 		ip.SetChecksum(^ip.CalculateChecksum())
 		src, dst = ip.SourceAddress(), ip.DestinationAddress()
 	} else {
 		ip := header.IPv6(packet)
-		ip.SetPayloadLength(uint16(len(packet) - l3)) //nolint:gosec // at most largest
+		ip.SetPayloadLength(uint16(len(packet) - l3)) //nolint:gosec // at most largestSegment
 		src, dst = ip.SourceAddress(), ip.DestinationAddress()
 	}
 	tcp := header.TCP(packet[l3:])
@@ -107,9 +107,9 @@ func (s *segment) complete(packet []byte, head, data int) {
 		tcp.SetFlags(uint8(tcp.Flags() &^ (header.TCPFlagFin | header.TCPFlagPsh)))
 	}
 	tcp.SetChecksum(0)
-	pseudo := header.PseudoHeaderChecksum(header.TCPProtocolNumber, src, dst, uint16(len(tcp))) //nolint:gosec // at most largest
+	pseudo := header.PseudoHeaderChecksum(header.TCPProtocolNumber, src, dst, uint16(len(tcp))) //nolint:gosec // at most largestSegment
 	tcp.SetChecksum(^checksum.Checksum(tcp, pseudo))
-	s.seq += uint32(data) //nolint:gosec // at most largest
+	s.seq += uint32(data) //nolint:gosec // at most largestSegment
 	s.id++
 	if s.size == 0 {
 		s.release()

@@ -30,7 +30,7 @@ func largeSegment(src, dst netip.Addr, flags header.TCPFlags, options, data []by
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{ReserveHeaderBytes: l3 + l4, Payload: payload})
 	copy(pkt.TransportHeader().Push(l4), whole[l3:])
 	copy(pkt.NetworkHeader().Push(l3), whole)
-	pkt.GSOOptions = stack.GSO{Type: kind, NeedsCsum: true, CsumOffset: header.TCPChecksumOffset, MSS: uint16(mss), L3HdrLen: uint16(l3), MaxSize: largest}
+	pkt.GSOOptions = stack.GSO{Type: kind, NeedsCsum: true, CsumOffset: header.TCPChecksumOffset, MSS: uint16(mss), L3HdrLen: uint16(l3), MaxSize: largestSegment}
 	return pkt
 }
 
@@ -39,7 +39,7 @@ func cutAll(t *testing.T, pkt *stack.PacketBuffer) (packets [][]byte) {
 	t.Helper()
 	var s segment
 	s.load(pkt)
-	for buf := make([]byte, largest); !s.empty(); {
+	for buf := make([]byte, largestSegment); !s.empty(); {
 		packets = append(packets, bytes.Clone(buf[:s.cut(buf)]))
 	}
 	return packets

@@ -39,6 +39,7 @@ type Tunnel struct {
 	healed   atomic.Uint64
 	view     atomic.Pointer[view] // of the peer, as the vigil saw it last; nil: it has not looked yet
 	moving   atomic.Bool          // endpoints are being looked up
+	echoes   atomic.Uint32        // sent so far
 	rival    atomic.Int64         // unix nanoseconds of the last sign of another process with our key
 
 	end  context.CancelFunc
@@ -71,6 +72,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Tunnel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
+	stack.link.limit(cfg.safeMTU())
 	tap := newTap()
 	w, err := openWire(stack, tap, deviceLog(ctx, log), cfg.PrivateKey, cfg.ListenPort)
 	if err != nil {
@@ -84,7 +86,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Tunnel, error) {
 	t := &Tunnel{
 		cfg: cfg, log: log, wire: w, tap: tap, end: end,
 		route:  newRoute(cfg.Peer.Endpoints, cfg.Resolve),
-		path:   newPath(),
+		path:   newPath(&cfg),
 		routed: make(chan struct{}),
 		memory: openMemory(cfg.StateDir, cfg.PrivateKey.Public()),
 	}
@@ -145,6 +147,7 @@ func (t *Tunnel) DialContext(ctx context.Context, network, address string) (net.
 // packet that opens a connection is repeated after one, three and six seconds,
 // and the next repetition may be far off.
 func (t *Tunnel) dialInner(ctx context.Context, addr netip.AddrPort) (*innerConn, error) {
+	t.widen(ctx, addr.Addr())
 	for {
 		recovered := t.recovery.wait()
 		attempt, cancel := context.WithCancel(ctx)
@@ -243,7 +246,7 @@ func (t *Tunnel) Stats() Stats {
 		LastHandshake: state.handshake,
 		RxBytes:       state.rx,
 		TxBytes:       state.tx,
-		MTU:           t.mtu(),
+		MTU:           t.path.current(),
 		Connections:   t.wire.net.open(),
 		Recoveries:    t.healed.Load(),
 	}
@@ -252,13 +255,6 @@ func (t *Tunnel) Stats() Stats {
 		s.KeyConflict = time.Unix(0, at)
 	}
 	return s
-}
-
-func (t *Tunnel) mtu() int {
-	if size := t.path.current(); size != 0 {
-		return size
-	}
-	return t.cfg.mtu()
 }
 
 // targets finds the addresses of host:port.

@@ -256,7 +256,7 @@ func TestTunnelCarriesBytesUnchanged(t *testing.T) {
 		})
 	}
 	stats := tun.Stats()
-	if stats.LastHandshake.IsZero() || stats.RxBytes < 2<<20 || stats.TxBytes < 2<<20 || stats.MTU != DefaultMTU {
+	if stats.LastHandshake.IsZero() || stats.RxBytes < 2<<20 || stats.TxBytes < 2<<20 || stats.MTU != WideMTU {
 		t.Errorf("Stats = %+v", stats)
 	}
 }

@@ -154,9 +154,9 @@ func TestPassingFindsTheLargestRung(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []int{1500, 1280, 1279, 1200, 1100, 900, 700, 576, 200} {
 		tries := 0
-		got := passing(DefaultMTU, func(size int) bool { tries++; return size <= limit })
-		want := DefaultMTU
-		if limit < DefaultMTU {
+		got := passing(SafeMTU, func(size int) bool { tries++; return size <= limit })
+		want := SafeMTU
+		if limit < SafeMTU {
 			want = ladder()[len(ladder())-1]
 			for _, rung := range ladder() {
 				if rung <= limit {
@@ -169,7 +169,7 @@ func TestPassingFindsTheLargestRung(t *testing.T) {
 			t.Errorf("limit %d: got %d after %d tries, want %d", limit, got, tries, want)
 		}
 	}
-	if got := passing(DefaultMTU, func(int) bool { return false }); got != 0 {
+	if got := passing(SafeMTU, func(int) bool { return false }); got != 0 {
 		t.Errorf("nobody answers: got %d, want 0", got)
 	}
 }

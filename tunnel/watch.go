@@ -72,12 +72,12 @@ func (t *Tunnel) watch(ctx context.Context) {
 		if v.recovered {
 			t.recovery.signal()
 			t.healed.Add(1)
-			t.path.stale()
+			t.wire.net.link.limit(t.path.stale())
 			t.log.InfoContext(ctx, "the tunnel's peer is heard again", "endpoint", state.endpoint)
 		}
 		t.do(ctx, act, v.attempts)
 		if stuck.IsValid() && v.attempts == 0 {
-			t.path.stale()
+			t.wire.net.link.limit(t.path.stale())
 			t.path.suspect(stuck, now)
 		}
 		t.remember(ctx, state.handshake)

@@ -26,7 +26,7 @@ type hubSettings struct {
 	Port          int    `env:"USM_HUB_PORT" help:"The one inner TCP port that is relayed. Default: 5672."`
 	Broker        string `env:"USM_HUB_BROKER" help:"host:port of the broker; several, separated by commas: the first that answers is used. Required."`
 	PeersFile     string `env:"USM_HUB_PEERS_FILE" help:"File of [Peer] blocks as in wg-quick files, one for each satellite; read again when it changes. Required."`
-	MTU           int    `env:"USM_HUB_MTU" help:"MTU inside the tunnel. Default: 1280."`
+	MTU           int    `env:"USM_HUB_MTU" help:"MTU inside the tunnel. Default: 1420; each satellite keeps both ends to what its path carries."`
 	MetricsListen string `env:"USM_METRICS_LISTEN" help:"host:port of the hub's metrics in Prometheus' form, as 127.0.0.1:9586. Off by default."`
 	StateDir      string `env:"USM_STATE_DIR" help:"Where the hub's status socket is, if not /run/satellite."`
 	LogLevel      string `env:"USM_LOG_LEVEL" help:"As for the satellite."`
