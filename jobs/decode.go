@@ -3,21 +3,26 @@ package jobs
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"strings"
 	"time"
 	"unicode/utf8"
 )
 
+// missing stands for a number that the body does not have. What nearly each job
+// has is no pointer: making those takes a third of the time of reading a job.
+const missing = math.MinInt
+
 // wireJob is a body as it comes: everything optional, so that what is wrong
 // can be named.
 type wireJob struct {
-	Schema         *int             `json:"schema"`
-	ID             *string          `json:"job_id"`
-	Action         *string          `json:"action"`
-	Target         *Target          `json:"target"`
+	Schema         int              `json:"schema"` // missing: not there
+	ID             string           `json:"job_id"`
+	Action         string           `json:"action"`
+	Target         Target           `json:"target"`
 	Params         json.RawMessage  `json:"params"`
 	Credentials    []wireCredential `json:"credentials"`
-	TimeoutMS      *int64           `json:"timeout_ms"`
+	TimeoutMS      int64            `json:"timeout_ms"` // missing: not there
 	Deadline       *string          `json:"deadline"`
 	Class          *string          `json:"class"`
 	IdempotencyKey *string          `json:"idempotency_key"`
@@ -45,7 +50,7 @@ func Decode(body []byte) (*Job, *Fault) {
 	if !utf8.Valid(body) {
 		return &Job{}, Invalid("the job", "is not UTF-8")
 	}
-	var wire wireJob
+	wire := wireJob{Schema: missing, TimeoutMS: missing}
 	err := json.Unmarshal(body, &wire)
 	job, fault := wire.job()
 	if err != nil {
@@ -70,16 +75,14 @@ func decodeFault(err error) *Fault {
 
 func (w *wireJob) job() (*Job, *Fault) {
 	job := &Job{Timeout: DefaultTimeout, Metadata: w.Metadata, Stream: w.Stream}
-	if w.ID != nil && validID(*w.ID) {
-		job.ID = *w.ID
+	if validID(w.ID) {
+		job.ID = w.ID
 	}
 	if len(job.Metadata) > maxMetadata {
 		job.Metadata = nil
 		return job, Invalid("metadata", "is larger than %d bytes", maxMetadata)
 	}
-	if w.Action != nil {
-		job.Action = printable(*w.Action)
-	}
+	job.Action = printable(w.Action)
 	for _, check := range []func(*Job) *Fault{w.identity, w.times, w.what, w.credentials, w.limits} {
 		if fault := check(job); fault != nil {
 			return job, fault
@@ -104,15 +107,15 @@ func printable(s string) string {
 
 func (w *wireJob) identity(_ *Job) *Fault {
 	switch {
-	case w.Schema == nil:
+	case w.Schema == missing:
 		return Invalid("schema", "is missing; it must be %d", SchemaVersion)
-	case *w.Schema != SchemaVersion:
-		return Faultf(CodeUnsupportedSchema, StageQueue, "schema %d is not known; this satellite speaks %d", *w.Schema, SchemaVersion)
-	case w.ID == nil:
+	case w.Schema != SchemaVersion:
+		return Faultf(CodeUnsupportedSchema, StageQueue, "schema %d is not known; this satellite speaks %d", w.Schema, SchemaVersion)
+	case w.ID == "":
 		return Invalid("job_id", "is missing")
-	case !validID(*w.ID):
+	case !validID(w.ID):
 		return Invalid("job_id", "must be 1 to %d of the characters A-Z a-z 0-9 . _ : -", maxIDLength)
-	case w.Action == nil || *w.Action == "":
+	case w.Action == "":
 		return Invalid("action", "is missing")
 	}
 	return nil
@@ -125,13 +128,13 @@ func validID(id string) bool {
 }
 
 func (w *wireJob) times(job *Job) *Fault {
-	if w.TimeoutMS != nil {
-		if *w.TimeoutMS <= 0 {
+	if w.TimeoutMS != missing {
+		if w.TimeoutMS <= 0 {
 			return Invalid("timeout_ms", "must be more than 0")
 		}
 		job.Timeout = MaxTimeout
-		if *w.TimeoutMS < MaxTimeout.Milliseconds() {
-			job.Timeout = time.Duration(*w.TimeoutMS) * time.Millisecond
+		if w.TimeoutMS < MaxTimeout.Milliseconds() {
+			job.Timeout = time.Duration(w.TimeoutMS) * time.Millisecond
 		}
 	}
 	if w.Deadline != nil {
@@ -145,9 +148,7 @@ func (w *wireJob) times(job *Job) *Fault {
 }
 
 func (w *wireJob) what(job *Job) *Fault {
-	if w.Target != nil {
-		job.Target = *w.Target
-	}
+	job.Target = w.Target
 	if fault := checkTarget(job.Target); fault != nil {
 		return fault
 	}

@@ -203,3 +203,36 @@ func FuzzSpoolRecovery(f *testing.F) {
 		}
 	})
 }
+
+// A result of another process is found however soon it came after somebody
+// looked: the time of the directory is all that tells, and before Linux 6.13 it
+// stands still for some milliseconds.
+func TestSpoolFindsWhatOthersPut(t *testing.T) {
+	t.Parallel()
+	ours, theirs := openSpool(t, SpoolOptions{Dir: t.TempDir()}), openSpool(t, SpoolOptions{Dir: t.TempDir()})
+	const id = "job-1"
+	name := nameOf(id) + spoolSuffix
+	here, there := filepath.Join(ours.Dir, name), filepath.Join(theirs.Dir, name)
+	if err := theirs.Put(Message{JobID: id, Body: []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2000 {
+		if i%100 == 0 { // an empty directory is trusted after that
+			<-time.After(25 * time.Millisecond)
+		}
+		for range i % 7 {
+			if _, ok := ours.Find(id); ok {
+				t.Fatal("found what nobody has put")
+			}
+		}
+		if err := os.Rename(there, here); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := ours.Find(id); !ok {
+			t.Fatalf("round %d: a result that waits is not found", i)
+		}
+		if err := os.Rename(here, there); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
