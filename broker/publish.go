@@ -23,48 +23,83 @@ var (
 // publish sends m and returns nil once the broker has it: confirmed, and not
 // returned as unroutable.
 func (l *link) publish(ctx context.Context, s *Session, m jobs.Message) error {
+	p, err := l.send(ctx, s, m)
+	if err != nil {
+		return err
+	}
+	return p.wait(ctx)
+}
+
+// publication is a message on its way to the broker. It holds a place among
+// those that may be under way until wait returns.
+type publication struct {
+	s       *Session
+	l       *link
+	to      destination
+	id      string
+	confirm *amqp.DeferredConfirmation
+}
+
+// send hands m to the connection: what is sent first is routed first. Who
+// gets no error has to wait.
+func (l *link) send(ctx context.Context, s *Session, m jobs.Message) (p publication, err error) {
 	select {
 	case l.inFlight <- struct{}{}:
-		defer func() { <-l.inFlight }()
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return p, context.Cause(ctx)
 	}
+	defer func() {
+		if err != nil {
+			<-l.inFlight
+		}
+	}()
 	switch {
 	case l.lost.Load():
-		return errLinkLost
+		return p, errLinkLost
 	case l.blocked.Load():
-		return errBlocked
+		return p, errBlocked
 	}
-	exchange, key := s.address(m)
-	id := m.MessageID
-	if id == "" {
-		id = l.returner.fresh()
+	p = publication{s: s, l: l, to: s.destination(m), id: m.MessageID}
+	if p.id == "" {
+		p.id = l.returner.fresh()
 	}
-	confirmation, err := l.results.PublishWithDeferredConfirm(exchange, key, true, false, s.publishing(m, id))
+	p.confirm, err = l.results.PublishWithDeferredConfirm(p.to.exchange, p.to.key, true, false, s.publishing(m, p.id))
 	if err != nil {
-		return errLinkLost
+		return p, errLinkLost
 	}
-	confirmed, err := confirmation.WaitContext(ctx)
+	return p, nil
+}
+
+// wait returns nil once the broker has the message.
+func (p publication) wait(ctx context.Context) error {
+	defer func() { <-p.l.inFlight }()
+	confirmed, err := p.confirm.WaitContext(ctx)
 	switch {
 	case err != nil:
 		return context.Cause(ctx)
 	case !confirmed: // refused, or the channel is gone: the library tells both this way
 		return errUnconfirmed
-	case l.returner.returned(id):
+	case p.l.returner.returned(p.id):
+		p.s.state.unroutable()
 		return errUnroutable
+	}
+	if p.s.parked.end(p.to) {
+		p.s.Kick()
 	}
 	return nil
 }
 
-// address says where a result goes.
-func (s *Session) address(m jobs.Message) (exchange, key string) {
+// destination is where a result goes: what the broker chooses its queue by.
+type destination struct{ exchange, key string }
+
+func (s *Session) destination(m jobs.Message) destination {
 	if s.ResultsExchange != "" {
-		return s.ResultsExchange, s.key()
+		return destination{s.ResultsExchange, s.key()}
 	}
 	if m.ReplyTo == "" {
-		return "", s.ResultsQueue
+		return destination{key: s.ResultsQueue}
 	}
-	return "", m.ReplyTo
+	return destination{key: m.ReplyTo}
 }
 
 // key is the routing key of everything that this satellite says.

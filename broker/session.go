@@ -70,7 +70,8 @@ type Session struct {
 	old     sync.WaitGroup // links that are being drained
 
 	parked      parking
-	interrupted int // jobs, by the drain
+	kept        map[string]destination // of what waits in the spool, by name, as far as known; flush's alone
+	interrupted int                    // jobs, by the drain
 }
 
 // NewSession returns a session that is ready for Run.

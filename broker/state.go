@@ -14,7 +14,7 @@ type State struct {
 	Problem     string    // the last one; "" once connected for a while
 	Attempts    int       // failed in a row
 	Connections int       // since the start
-	Unroutable  uint64    // results for which there was no queue
+	Unroutable  uint64    // times that the broker had no queue for a result
 }
 
 type state struct {
