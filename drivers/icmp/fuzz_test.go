@@ -10,6 +10,7 @@ import (
 // only.
 func FuzzHandle(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 0, 9, 0, 1}, false, true)
+	f.Add([]byte{0, 0, 0, 0, 0, 9, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 8}, false, true)
 	f.Add([]byte{129, 0, 0, 0, 0, 9, 0, 1}, true, true)
 	quoted := append([]byte{11, 0, 0, 0, 0, 0, 0, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 1, 1, 0, 0, 127, 0, 0, 1, 127, 0, 0, 2}, 8, 0, 0, 0, 0, 9, 0, 1)
 	f.Add(quoted, false, true)
@@ -18,7 +19,7 @@ func FuzzHandle(f *testing.F) {
 	f.Fuzz(func(t *testing.T, packet []byte, v6, raw bool) {
 		for _, from := range []netip.Addr{asked, other} {
 			replies := make(chan echo, 2)
-			s := &socket{v6: v6, raw: raw, id: 9, waiting: map[uint16]waiter{1: {replies: replies, of: asked}}}
+			s := &socket{v6: v6, raw: raw, mark: mark{id: 9, token: [8]byte{1, 2, 3, 4, 5, 6, 7, 8}}, waiting: map[uint16]waiter{1: {replies: replies, of: asked}}}
 			s.handle(packet, echo{from: from})
 			s.handle(packet, echo{from: from})
 			if len(replies) > 1 || len(replies)+len(s.waiting) != 1 {

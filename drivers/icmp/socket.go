@@ -1,11 +1,12 @@
 package icmp
 
 import (
+	"bytes"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -22,12 +23,34 @@ type socket struct {
 	conn *icmp.PacketConn
 	raw  bool // not the unprivileged kind: the kernel does not sort out other programs' replies
 	v6   bool
-	id   int
+	mark mark
 	done chan struct{}
 
 	mu      sync.Mutex
 	seq     uint16            // guarded by mu
 	waiting map[uint16]waiter // guarded by mu
+}
+
+// mark tells the replies to one socket from those to others that ping from the
+// same address. A raw socket hears them all, and the process id, which many
+// take for the echo id, is 1 in every container.
+type mark struct {
+	id    uint16  // of the echo; the kernel's own choice on an unprivileged socket
+	token [8]byte // the payload begins with it
+}
+
+func newMark() mark {
+	var random [10]byte
+	_, _ = rand.Read(random[:]) // never fails
+	return mark{binary.BigEndian.Uint16(random[:]), [8]byte(random[2:])}
+}
+
+// on says that a payload is one of this mark's, as far as it goes: some devices
+// cut it off, and a reply too short to tell still has the id and the sequence
+// number.
+func (m mark) on(payload []byte) bool {
+	n := min(len(payload), len(m.token))
+	return bytes.Equal(payload[:n], m.token[:n])
 }
 
 // waiter is a request under way.
@@ -58,7 +81,7 @@ func open(v6 bool) (*socket, error) {
 		if err != nil {
 			continue
 		}
-		s := &socket{conn: conn, raw: i == 1, v6: v6, id: os.Getpid() & 0xffff, done: make(chan struct{}), waiting: make(map[uint16]waiter)}
+		s := &socket{conn: conn, raw: i == 1, v6: v6, mark: newMark(), done: make(chan struct{}), waiting: make(map[uint16]waiter)}
 		s.prepare()
 		go s.read()
 		return s, nil
@@ -73,36 +96,41 @@ func open(v6 bool) (*socket, error) {
 // none, above all the requests to this machine.
 func (s *socket) prepare() {
 	const room = 1 << 20 // bytes: some thousand small packets as the kernel counts them
-	wide := func(conn net.PacketConn) {
-		if c, ok := conn.(interface{ SetReadBuffer(int) error }); ok {
-			_ = c.SetReadBuffer(room)
-		}
-	}
+	var under net.PacketConn
 	if s.v6 {
 		conn := s.conn.IPv6PacketConn()
+		under = conn.PacketConn
 		_ = conn.SetControlMessage(ipv6.FlagHopLimit, true)
-		var only ipv6.ICMPFilter
-		only.SetAll(true)
-		for _, kind := range []ipv6.ICMPType{ipv6.ICMPTypeEchoReply, ipv6.ICMPTypeDestinationUnreachable, ipv6.ICMPTypeTimeExceeded} {
-			only.Accept(kind)
-		}
 		if s.raw {
-			_ = conn.SetICMPFilter(&only)
+			var filter ipv6.ICMPFilter
+			acceptOnly(&filter, ipv6.ICMPTypeEchoReply, ipv6.ICMPTypeDestinationUnreachable, ipv6.ICMPTypeTimeExceeded)
+			_ = conn.SetICMPFilter(&filter)
 		}
-		wide(conn.PacketConn)
-		return
+	} else {
+		conn := s.conn.IPv4PacketConn()
+		under = conn.PacketConn
+		_ = conn.SetControlMessage(ipv4.FlagTTL, true)
+		if s.raw {
+			var filter ipv4.ICMPFilter
+			acceptOnly(&filter, ipv4.ICMPTypeEchoReply, ipv4.ICMPTypeDestinationUnreachable, ipv4.ICMPTypeTimeExceeded)
+			_ = conn.SetICMPFilter(&filter)
+		}
 	}
-	conn := s.conn.IPv4PacketConn()
-	_ = conn.SetControlMessage(ipv4.FlagTTL, true)
-	var only ipv4.ICMPFilter
-	only.SetAll(true)
-	for _, kind := range []ipv4.ICMPType{ipv4.ICMPTypeEchoReply, ipv4.ICMPTypeDestinationUnreachable, ipv4.ICMPTypeTimeExceeded} {
-		only.Accept(kind)
+	if c, ok := under.(interface{ SetReadBuffer(bytes int) error }); ok {
+		_ = c.SetReadBuffer(room)
 	}
-	if s.raw {
-		_ = conn.SetICMPFilter(&only)
+}
+
+// acceptOnly makes a filter of either family let these types through alone.
+func acceptOnly[T icmp.Type](filter interface {
+	SetAll(block bool)
+	Accept(kind T)
+}, kinds ...T,
+) {
+	filter.SetAll(true)
+	for _, kind := range kinds {
+		filter.Accept(kind)
 	}
-	wide(conn.PacketConn)
 }
 
 func (s *socket) close() {
@@ -133,7 +161,8 @@ func (s *socket) forget(seq uint16, replies chan<- echo) {
 	}
 }
 
-// send sends one echo request with a payload of size bytes.
+// send sends one echo request with a payload of size bytes: the mark's token,
+// as far as it has room, then bytes that count up.
 func (s *socket) send(to netip.Addr, seq uint16, size int) error {
 	var kind icmp.Type = ipv4.ICMPTypeEcho
 	if s.v6 {
@@ -143,7 +172,8 @@ func (s *socket) send(to netip.Addr, seq uint16, size int) error {
 	for i := range payload {
 		payload[i] = byte(i)
 	}
-	message := icmp.Message{Type: kind, Body: &icmp.Echo{ID: s.id, Seq: int(seq), Data: payload}}
+	copy(payload, s.mark.token[:])
+	message := icmp.Message{Type: kind, Body: &icmp.Echo{ID: int(s.mark.id), Seq: int(seq), Data: payload}}
 	packet, err := message.Marshal(nil)
 	if err != nil {
 		return err
@@ -212,7 +242,7 @@ func (s *socket) handle(packet []byte, e echo) {
 	switch body := message.Body.(type) {
 	case *icmp.Echo:
 		if message.Type == ipv4.ICMPTypeEchoReply || message.Type == ipv6.ICMPTypeEchoReply {
-			if !s.raw || body.ID == s.id {
+			if (!s.raw || body.ID == int(s.mark.id)) && s.mark.on(body.Data) {
 				s.deliver(uint16(body.Seq), e) //nolint:gosec // 16 bits on the wire
 			}
 		}
@@ -225,7 +255,8 @@ func (s *socket) handle(packet []byte, e echo) {
 	}
 }
 
-// refused finds the request that a router quotes.
+// refused finds the request that a router quotes, by id and sequence number:
+// more of it need not be there (RFC 792).
 func (s *socket) refused(quoted []byte, e echo) {
 	header := 40
 	if !s.v6 {
@@ -238,7 +269,7 @@ func (s *socket) refused(quoted []byte, e echo) {
 		return
 	}
 	inner := quoted[header:]
-	if s.raw && int(binary.BigEndian.Uint16(inner[4:])) != s.id {
+	if s.raw && binary.BigEndian.Uint16(inner[4:]) != s.mark.id {
 		return
 	}
 	s.deliver(binary.BigEndian.Uint16(inner[6:]), e)
