@@ -177,7 +177,8 @@ type innerConn struct {
 	ep     tcpip.Endpoint
 	stack  *netstack
 	remote netip.AddrPort
-	packet int // bytes of the largest packet that was in use when it was opened
+	out    *gather // nil: what is written comes in large pieces anyhow
+	packet int     // bytes of the largest packet that was in use when it was opened
 	once   sync.Once
 	alive  keepalive
 	stuck  int  // looks of the watching goroutine that found it retransmitting; that goroutine only
@@ -222,13 +223,52 @@ func (n *netstack) keep(wq *waiter.Queue, ep tcpip.Endpoint, remote netip.AddrPo
 	return c, nil
 }
 
+// Write takes b; where much is written in small pieces, they are sent together.
+func (c *innerConn) Write(b []byte) (int, error) {
+	if c.out == nil {
+		return c.TCPConn.Write(b)
+	}
+	return c.out.Write(b)
+}
+
+// SetWriteDeadline bounds writes.
+func (c *innerConn) SetWriteDeadline(t time.Time) error {
+	if c.out == nil {
+		return c.TCPConn.SetWriteDeadline(t)
+	}
+	c.out.setDeadline(t)
+	return nil
+}
+
+// SetDeadline bounds reads and writes.
+func (c *innerConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// CloseWrite says that no more comes, after what was written.
+func (c *innerConn) CloseWrite() error {
+	if c.out == nil {
+		return c.TCPConn.CloseWrite()
+	}
+	c.out.end(func() { _ = c.TCPConn.CloseWrite() }) // fails on one that is gone
+	return nil
+}
+
 // Close ends the connection in good order: what was written is still sent.
 func (c *innerConn) Close() error {
 	err := net.ErrClosed
 	c.once.Do(func() {
-		c.stack.forget(c)
-		err = c.TCPConn.Close()
-		c.stopTimers()
+		err = nil
+		finish := func() {
+			c.stack.forget(c)
+			_ = c.TCPConn.Close() // never fails
+			c.stopTimers()
+		}
+		if c.out == nil {
+			finish()
+			return
+		}
+		c.out.end(finish)
 	})
 	return err
 }
@@ -238,12 +278,15 @@ func (c *innerConn) reset() {
 	c.once.Do(func() {
 		c.stack.forget(c)
 		c.ep.Abort()
+		if c.out != nil {
+			c.out.fail(net.ErrClosed)
+		}
 		c.stopTimers()
 	})
 }
 
 // stopTimers ends the deadlines, whose timers stay in memory until they fire.
-func (c *innerConn) stopTimers() { _ = c.SetDeadline(time.Time{}) }
+func (c *innerConn) stopTimers() { _ = c.TCPConn.SetDeadline(time.Time{}) }
 
 func (n *netstack) forget(c *innerConn) {
 	n.mu.Lock()
@@ -317,6 +360,7 @@ func (n *netstack) dialTCP(ctx context.Context, addr netip.AddrPort, k keepalive
 	if keepErr != nil {
 		return nil, fail(keepErr)
 	}
+	c.out = newGather(c.TCPConn)
 	return c, nil
 }
 
