@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"usm-satellite/drivers/snmp"
 	"usm-satellite/jobs"
@@ -15,11 +16,18 @@ import (
 // What is read of the LLDP-MIB (IEEE 802.1AB-2005, section 12): the system
 // itself with its ports, its neighbours, and their management addresses.
 const (
-	lldpLocal     = "1.0.8802.1.1.2.1.3"
+	lldpObjects   = "1.0.8802.1.1.2.1"
+	lldpLocal     = lldpObjects + ".3"
 	lldpPorts     = lldpLocal + ".7.1"
-	lldpRemote    = "1.0.8802.1.1.2.1.4.1"
-	lldpAddresses = "1.0.8802.1.1.2.1.4.2"
+	lldpRemote    = lldpObjects + ".4.1"
+	lldpAddresses = lldpObjects + ".4.2"
 )
+
+// lldpV2Objects is where the LLDP-V2-MIB (IEEE 802.1AB-2009 and 2016, section
+// 11.5) has the same tables. A port is known by its ifIndex there, and what is
+// remote also by the destination address of its frames, which is one more part
+// of the index and one more column.
+const lldpV2Objects = "1.3.111.2.802.1.1.13.1"
 
 // maxNeighbours is where a list of neighbours ends that no real device has.
 const maxNeighbours = 8192
@@ -27,7 +35,7 @@ const maxNeighbours = 8192
 type lldpDriver struct{ walk jobs.Driver }
 
 type lldpData struct {
-	Supported  bool        `json:"supported"` // false: the device has nothing of the LLDP-MIB
+	Supported  bool        `json:"supported"` // false: the device has nothing of either MIB
 	Local      *station    `json:"local,omitempty"`
 	Ports      []localPort `json:"ports"`
 	Neighbours []neighbour `json:"neighbours"`
@@ -86,12 +94,34 @@ func checkLLDP(job *jobs.Job) *jobs.Fault {
 	return jobs.DecodeParams(job, &none)
 }
 
-// Run walks the MIB in one session. When the device falls silent on the way,
-// the data holds what was read until then.
+// Run reads the LLDP-MIB, and where that tells of no neighbours the LLDP-V2-MIB.
+// When the device falls silent on the way, the data holds what was read until
+// then.
 func (d lldpDriver) Run(ctx context.Context, job *jobs.Job) (jobs.Output, error) {
-	params, err := json.Marshal(map[string][]string{"roots": {lldpLocal, lldpRemote, lldpAddresses}})
+	read, out, err := d.read(ctx, job, lldpObjects)
+	if err == nil && read != nil && len(read.remotes) == 0 {
+		newer, newerOut, newerErr := d.read(ctx, job, lldpV2Objects)
+		if read.objects == 0 || newer != nil && len(newer.remotes) > 0 {
+			read, out, err = newer, newerOut, newerErr
+		}
+	}
+	if read == nil {
+		return jobs.Output{Learned: out.Learned, Warnings: out.Warnings}, err
+	}
+	data, cut := read.data(job.Limits)
+	out.Data = data
+	out.Truncated = out.Truncated || cut
+	out.Partial = out.Partial || cut
+	out.Warnings = append(out.Warnings, read.warnings(err == nil)...)
+	return out, err
+}
+
+// read walks one of the MIBs in one session. The reader is nil where nothing
+// could be read.
+func (d lldpDriver) read(ctx context.Context, job *jobs.Job, objects string) (*lldpReader, jobs.Output, error) {
+	params, err := json.Marshal(map[string][]string{"roots": {objects + ".3", objects + ".4.1", objects + ".4.2"}})
 	if err != nil {
-		return jobs.Output{}, err
+		return nil, jobs.Output{}, err
 	}
 	walk := *job
 	walk.Params = params
@@ -102,23 +132,22 @@ func (d lldpDriver) Run(ctx context.Context, job *jobs.Job) (jobs.Output, error)
 	out, err := d.walk.Run(ctx, &walk)
 	list, ok := out.Data.(interface{ List() []snmp.Varbind })
 	if !ok || err != nil && len(list.List()) == 0 {
-		return jobs.Output{Learned: out.Learned, Warnings: out.Warnings}, err
+		return nil, out, err
 	}
 	read := newLLDPReader()
 	for _, v := range list.List() {
+		if rest, ok := strings.CutPrefix(v.OID, lldpV2Objects); ok {
+			v.OID, read.newer = lldpObjects+rest, true
+		}
 		read.take(v)
 	}
-	data, cut := read.data(job.Limits)
-	out.Data = data
-	out.Truncated = out.Truncated || cut
-	out.Partial = out.Partial || cut
-	out.Warnings = append(out.Warnings, read.warnings(err == nil)...)
-	return out, err
+	return read, out, err
 }
 
 // lldpReader puts the objects of a walk together.
 type lldpReader struct {
 	local   station
+	newer   bool // the objects are the LLDP-V2-MIB's
 	objects int
 	odd     int // objects that the MIB does not allow
 	ports   map[uint32]*localPort
@@ -205,7 +234,7 @@ func (r *lldpReader) takePort(oid []uint32, v snmp.Varbind) bool {
 
 // takeRemote reads a cell of lldpRemTable.
 func (r *lldpReader) takeRemote(oid []uint32, v snmp.Varbind) bool {
-	key, rest, ok := keyOf(oid)
+	key, rest, ok := r.keyOf(oid)
 	if !ok || len(rest) != 0 {
 		return false
 	}
@@ -218,7 +247,11 @@ func (r *lldpReader) takeRemote(oid []uint32, v snmp.Varbind) bool {
 		n.Capabilities, n.Enabled = []string{}, []string{}
 		r.remotes[key] = n
 	}
-	switch column := oid[0]; {
+	column := oid[0]
+	if r.newer {
+		column--
+	}
+	switch {
 	case column == 4 || column == 5:
 		n.station.take(column-3, v)
 	case column >= 6 && column <= 8:
@@ -232,7 +265,7 @@ func (r *lldpReader) takeRemote(oid []uint32, v snmp.Varbind) bool {
 // takeAddress reads a cell of lldpRemManAddrTable: the address is in its
 // index.
 func (r *lldpReader) takeAddress(oid []uint32, v snmp.Varbind) bool {
-	key, rest, ok := keyOf(oid)
+	key, rest, ok := r.keyOf(oid)
 	if !ok {
 		return false
 	}
@@ -309,7 +342,7 @@ func fits(room *int, v any) bool {
 func (r *lldpReader) warnings(whole bool) []string {
 	var all []string
 	if r.objects == 0 && whole {
-		all = append(all, "the device has nothing of the LLDP-MIB (1.0.8802.1.1.2): LLDP or its SNMP part is off there, or hidden from this credential")
+		all = append(all, "the device has nothing of the LLDP-MIB (1.0.8802.1.1.2) or the LLDP-V2-MIB (1.3.111.2.802.1.1.13): LLDP or its SNMP part is off there, or hidden from this credential")
 	}
 	if r.odd > 0 {
 		all = append(all, strconv.Itoa(r.odd)+" objects were left out: their index is none of the LLDP-MIB's")
@@ -318,16 +351,20 @@ func (r *lldpReader) warnings(whole bool) []string {
 }
 
 // remoteKey is the index of lldpRemTable.
-type remoteKey struct{ timeMark, localPort, index uint32 }
+type remoteKey struct{ timeMark, localPort, destination, index uint32 } // destination: of the LLDP-V2-MIB only
 
 func (k remoteKey) compare(o remoteKey) int {
-	return cmp.Or(cmp.Compare(k.localPort, o.localPort), cmp.Compare(k.timeMark, o.timeMark), cmp.Compare(k.index, o.index))
+	return cmp.Or(cmp.Compare(k.localPort, o.localPort), cmp.Compare(k.timeMark, o.timeMark),
+		cmp.Compare(k.destination, o.destination), cmp.Compare(k.index, o.index))
 }
 
 // keyOf splits what follows a table: column, key, and the rest of the index.
-func keyOf(oid []uint32) (key remoteKey, rest []uint32, ok bool) {
-	if len(oid) < 4 {
-		return key, nil, false
+func (r *lldpReader) keyOf(oid []uint32) (key remoteKey, rest []uint32, ok bool) {
+	switch {
+	case r.newer && len(oid) >= 5:
+		return remoteKey{oid[1], oid[2], oid[3], oid[4]}, oid[5:], true
+	case !r.newer && len(oid) >= 4:
+		return remoteKey{oid[1], oid[2], 0, oid[3]}, oid[4:], true
 	}
-	return remoteKey{oid[1], oid[2], oid[3]}, oid[4:], true
+	return key, nil, false
 }

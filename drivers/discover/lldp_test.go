@@ -168,9 +168,55 @@ func oddDevice() []string {
 	}
 }
 
+// newerDevice has the LLDP-V2-MIB: what oddDevice would say there of one
+// neighbour, and a second one on the same port by another destination address.
+// With local data of the LLDP-MIB it still tells of no neighbours there.
+func newerDevice() []string {
+	const local, remote, addresses = lldpV2Objects + ".3", lldpV2Objects + ".4.1", lldpV2Objects + ".4.2"
+	lines := []string{
+		local + ".1.0|2|4", local + ".2.0|4x|0200000000aa", local + ".3.0|4|fw1", local + ".5.0|4x|28", local + ".6.0|4x|08",
+		local + ".7.1.2.10009|2|5", local + ".7.1.3.10009|4|xe9", local + ".7.1.4.10009|4|to the core",
+		addresses + ".1.3.0.10009.1.6.1.4.192.0.2.7|2|2", addresses + ".1.4.0.10009.1.6.1.4.192.0.2.7|66|12",
+	}
+	for i, destination := range []int{1, 3} {
+		row := func(column int, value string) string {
+			return fmt.Sprintf("%s.1.%d.0.10009.%d.6|%s", remote, column, destination, value)
+		}
+		lines = append(lines, row(5, "2|4"), row(6, fmt.Sprintf("4x|02000000000%d", i)), row(7, "2|5"), row(8, fmt.Sprintf("4|eth%d", i)),
+			row(9, "4|port"), row(10, fmt.Sprintf("4|peer%d", i)), row(11, "4|switch"), row(12, "4x|28"), row(13, "4x|20"), row(14, "2|2"))
+	}
+	return lines
+}
+
+func checkNewer(t *testing.T, port int, name string) {
+	data, out, fault := neighbours(t.Context(), t, port, community(name))
+	if fault != nil || !data.Supported || len(data.Neighbours) != 2 || len(data.Ports) != 1 || len(out.Warnings) != 0 {
+		t.Fatalf("got %v, %+v, %q", fault, data, out.Warnings)
+	}
+	if data.Local.SysName != "fw1" || data.Local.ChassisID != "02:00:00:00:00:aa" || fmt.Sprint(data.Local.Enabled) != "[router]" {
+		t.Errorf("local: got %+v", data.Local)
+	}
+	for i, n := range data.Neighbours {
+		want := fmt.Sprintf("10009 xe9 mac_address 02:00:00:00:00:0%d interface_name eth%d port peer%d switch [bridge router] [bridge]", i, i, i)
+		got := fmt.Sprint(n.LocalPortNum, " ", strings.Join([]string{n.LocalPort, n.ChassisIDSubtype, n.ChassisID, n.PortIDSubtype, n.PortID, n.PortDescr, n.SysName, n.SysDescr}, " "), " ", n.Capabilities, " ", n.Enabled)
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if a := data.Neighbours[0].Addresses; len(a) != 1 || a[0] != (address{"ipv4", "192.0.2.7", 12}) {
+		t.Errorf("addresses: got %+v", a)
+	}
+}
+
 func TestLLDPOfRecordedDevices(t *testing.T) {
 	t.Parallel()
-	port := recorded(t, map[string][]string{"odd": oddDevice(), "flock": flock(600), "few": flock(60)})
+	port := recorded(t, map[string][]string{
+		"odd": oddDevice(), "flock": flock(600), "few": flock(60),
+		"newer": newerDevice(), "both": append(newerDevice(), lldpLocal+".1.0|2|7", lldpLocal+".2.0|4|old"),
+	})
+	for _, name := range []string{"newer", "both"} {
+		t.Run(name, func(t *testing.T) { checkNewer(t, port, name) })
+	}
 	t.Run("without LLDP", func(t *testing.T) {
 		for _, version := range []string{"1", "2c"} {
 			cred := community("plain")
@@ -289,10 +335,12 @@ func FuzzLLDP(f *testing.F) {
 		oid, rest, _ := strings.Cut(line, "|")
 		_, value, _ := strings.Cut(rest, "|")
 		f.Add(oid, []byte(value), 4)
+		f.Add(oid, []byte(value), 5)
 	}
 	f.Fuzz(func(t *testing.T, oid string, value []byte, number int) {
 		text := fmt.Sprintf("%x", value)
 		read := newLLDPReader()
+		read.newer = number%2 != 0
 		for _, from := range []string{"", lldpLocal + ".", lldpPorts + ".", lldpRemote + ".1.", lldpAddresses + ".1."} {
 			read.take(snmp.Varbind{OID: lldpRemote + ".1.4.1.1.1", Type: "Integer", Value: number})
 			read.take(snmp.Varbind{OID: from + oid, Type: "OctetString", Hex: &text})

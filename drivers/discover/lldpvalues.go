@@ -3,6 +3,7 @@ package discover
 import (
 	"encoding/hex"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"strconv"
@@ -31,10 +32,13 @@ func under(oid, root string) ([]uint32, bool) {
 	return numbers, true
 }
 
-// number returns the value of an Integer; -1: it has none.
+// number returns the value of an Integer or of an Unsigned32; -1: it has none.
 func number(v snmp.Varbind) int {
-	if n, ok := v.Value.(int); ok {
+	switch n := v.Value.(type) {
+	case int:
 		return n
+	case uint:
+		return int(min(n, math.MaxInt32))
 	}
 	return -1
 }
