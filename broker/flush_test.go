@@ -132,6 +132,11 @@ func TestDestinationThatIsBackGetsWhatWasKept(t *testing.T) {
 	if err := rabbit.DeclareQueue(t.Context(), b.vhost, "core.back", "quorum"); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // for a second run at the same broker
+		if err := rabbit.DeleteQueue(context.WithoutCancel(t.Context()), b.vhost, "core.back"); err != nil {
+			t.Error(err)
+		}
+	})
 	answers, err := rawChannel(t, b.session.Routes[0].DSN).Consume("core.back", "", true, false, false, false, nil)
 	if err != nil {
 		t.Fatal(err)
