@@ -68,6 +68,7 @@ type Session struct {
 	work    context.Context // of handlers: ends after the drain
 	endWork context.CancelFunc
 	old     sync.WaitGroup // links that are being drained
+	crew    *crew          // runs the handlers
 
 	parked      parking
 	kept        map[string]destination // of what waits in the spool, by name, as far as known; flush's alone
@@ -102,6 +103,8 @@ func (s *Session) Kick() {
 func (s *Session) Run(ctx context.Context) error {
 	s.work, s.endWork = context.WithCancel(context.WithoutCancel(ctx))
 	defer s.endWork()
+	s.crew = newCrew()
+	defer s.crew.dismiss()
 	var pace pace
 	for ctx.Err() == nil {
 		served, err := s.once(ctx)
@@ -269,7 +272,11 @@ func (s *Session) serve(ctx context.Context, l *link) error {
 				return s.lose(l, l.reason())
 			}
 			del := s.delivery(l, d)
-			l.handlers.Go(func() { s.Handler.Handle(s.work, del) })
+			l.handlers.Add(1)
+			s.crew.run(func() {
+				defer l.handlers.Done()
+				s.Handler.Handle(s.work, del)
+			})
 		case b := <-l.blocking:
 			s.block(l, b.Active, b.Reason)
 		case err := <-l.connEnd:

@@ -31,6 +31,8 @@ type SpoolOptions struct {
 type Spool struct {
 	SpoolOptions
 
+	dir *os.File // to look at its time without the way to it
+
 	mu      sync.Mutex
 	bytes   int64     // of all records, as far as known. Guarded by mu
 	names   []string  // oldest first, as of scanned. Guarded by mu
@@ -71,7 +73,11 @@ func OpenSpool(o SpoolOptions) (*Spool, error) {
 	if err := prepareDir(o.Dir); err != nil {
 		return nil, err
 	}
-	s := &Spool{SpoolOptions: o}
+	dir, err := os.Open(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Spool{SpoolOptions: o, dir: dir}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s, s.scan()
@@ -288,7 +294,7 @@ func (s *Spool) Find(jobID string) (Message, bool) {
 // the job's file.
 func (s *Spool) empty() bool {
 	const tick = 20 * time.Millisecond // two changes within one may have the same time
-	info, err := os.Stat(s.Dir)
+	info, err := s.dir.Stat()
 	if err != nil {
 		return false
 	}
