@@ -9,7 +9,15 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 )
 
-const ownIndices = 16
+const (
+	// ownIndices is more than there can be handshakes in the three minutes for
+	// which the peer may go on sending in a session: while what it says does not
+	// arrive, it does not learn of the newer ones (vigil, minGap).
+	ownIndices = 512
+	// settled is how long after the first packet for us others still count as
+	// sent before it: they were for a predecessor that had our port.
+	settled = time.Second
+)
 
 // A tap is a UDP socket that notes for which sessions packets arrive. Each
 // session has an index that its owner chose and announced in a handshake
@@ -21,13 +29,16 @@ type tap struct {
 	conn.Bind
 	own     [ownIndices]atomic.Uint64 // index | known; written in a ring by Send
 	at      atomic.Uint32
+	ours    atomic.Int64  // when the first packet for one of our sessions came, in unix nanoseconds; 0: none yet
 	foreign atomic.Uint64 // packets for somebody else's session
 	shaking atomic.Int64  // when we last began a handshake, in unix nanoseconds
+
+	answered chan struct{} // a handshake of ours was answered
 }
 
 const known = 1 << 32
 
-func newTap() *tap { return &tap{Bind: conn.NewDefaultBind()} }
+func newTap() *tap { return &tap{Bind: conn.NewDefaultBind(), answered: make(chan struct{}, 1)} }
 
 // Open starts listening and looks at what is received.
 func (t *tap) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
@@ -70,14 +81,33 @@ func (t *tap) limited() bool {
 }
 
 func (t *tap) received(b []byte) {
+	if len(b) == device.MessageResponseSize && b[0] == device.MessageResponseType {
+		select {
+		case t.answered <- struct{}{}:
+		default: // not taken up yet
+		}
+	}
 	if len(b) < device.MessageTransportSize || b[0] != device.MessageTransportType {
 		return
 	}
-	index := known | uint64(binary.LittleEndian.Uint32(b[device.MessageTransportOffsetReceiver:]))
-	for i := range t.own {
-		if t.own[i].Load() == index {
-			return
+	if t.owns(known | uint64(binary.LittleEndian.Uint32(b[device.MessageTransportOffsetReceiver:]))) {
+		if t.ours.Load() == 0 {
+			t.ours.Store(time.Now().UnixNano())
+		}
+		return
+	}
+	if ours := t.ours.Load(); ours != 0 && time.Since(time.Unix(0, ours)) >= settled {
+		t.foreign.Add(1)
+	}
+}
+
+// owns looks from the newest session to the oldest.
+func (t *tap) owns(index uint64) bool {
+	at := t.at.Load()
+	for age := range uint32(ownIndices) {
+		if t.own[(at-age)%ownIndices].Load() == index {
+			return true
 		}
 	}
-	t.foreign.Add(1)
+	return false
 }

@@ -37,10 +37,11 @@ type Tunnel struct {
 	waiting  atomic.Int64  // callers that dial
 	recovery broadcast
 	healed   atomic.Uint64
-	view     atomic.Pointer[view] // of the peer, as the vigil saw it last; nil: it has not looked yet
-	moving   atomic.Bool          // endpoints are being looked up
-	echoes   atomic.Uint32        // sent so far
-	rival    atomic.Int64         // unix nanoseconds of the last sign of another process with our key
+	view     atomic.Pointer[view]       // of the peer, as the vigil saw it last; nil: it has not looked yet
+	moving   atomic.Bool                // endpoints are being looked up
+	echoes   atomic.Uint32              // sent so far
+	rival    atomic.Int64               // unix nanoseconds of the last report of another process with our key
+	dialled  atomic.Pointer[netip.Addr] // last address inside the tunnel that somebody dialled; nil: none yet
 
 	end  context.CancelFunc
 	done sync.WaitGroup
@@ -58,7 +59,7 @@ type Stats struct {
 	Connections   int            // open inside the tunnel
 	Moves         uint64         // changes of the endpoint
 	Recoveries    uint64         // silences that ended
-	KeyConflict   time.Time      // last sign of another process with the same key; zero: none
+	KeyConflict   time.Time      // last report of another process with the same key; zero: none
 	EndpointError string         // why no address of an endpoint was found; empty: found
 }
 
@@ -93,6 +94,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Tunnel, error) {
 	t.checkClock(ctx)
 	t.done.Go(func() { t.watch(watch) })
 	t.done.Go(func() { t.watchPath(watch) })
+	t.done.Go(func() { t.watchRival(watch) })
 	return t, nil
 }
 
@@ -147,7 +149,9 @@ func (t *Tunnel) DialContext(ctx context.Context, network, address string) (net.
 // packet that opens a connection is repeated after one, three and six seconds,
 // and the next repetition may be far off.
 func (t *Tunnel) dialInner(ctx context.Context, addr netip.AddrPort) (*innerConn, error) {
-	t.widen(ctx, addr.Addr())
+	inner := addr.Addr()
+	t.dialled.Store(&inner)
+	t.widen(ctx, inner)
 	for {
 		recovered := t.recovery.wait()
 		attempt, cancel := context.WithCancel(ctx)

@@ -21,7 +21,7 @@ const (
 	deadAfter    = 5 * time.Second
 	deadAttempts = 3
 
-	conflictSpan    = 10 * time.Second
+	conflictSpan    = 30 * time.Second
 	conflictPackets = 3
 )
 
@@ -204,15 +204,15 @@ type rivalry struct {
 
 // see takes the number of packets for foreign sessions so far and says that
 // there is a rival.
-func (r *rivalry) see(now time.Time, foreign uint64, shaken bool) bool {
+func (r *rivalry) see(now time.Time, foreign uint64) bool {
 	fresh := foreign - r.foreign
 	r.foreign = foreign
-	if !shaken || fresh == 0 {
-		return false // packets before our first handshake were for our predecessor
+	if fresh == 0 {
+		return false
 	}
 	if now.Sub(r.since) > conflictSpan {
 		r.since, r.count = now, 0
 	}
 	r.count += fresh
-	return r.count >= conflictPackets && now.After(r.since)
+	return r.count >= conflictPackets
 }

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 )
 
@@ -49,14 +50,15 @@ func (t *Tunnel) watch(ctx context.Context) {
 	var v vigil
 	var r rivalry
 	t.move(ctx, true)
-	tick := time.NewTicker(look)
-	defer tick.Stop()
+	timer := time.NewTimer(look)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-timer.C:
 		}
+		timer.Reset(nextLook())
 		now := time.Now()
 		state := t.wire.states()[t.cfg.Peer.PublicKey]
 		wanted := t.waiting.Load() > 0 || t.wire.net.open() > 0
@@ -81,10 +83,17 @@ func (t *Tunnel) watch(ctx context.Context) {
 			t.path.suspect(stuck, now)
 		}
 		t.remember(ctx, state.handshake)
-		if r.see(now, t.tap.foreign.Load(), !state.handshake.IsZero()) {
+		if r.see(now, t.tap.foreign.Load()) {
 			t.reportRival(ctx, now)
 		}
 	}
+}
+
+// nextLook varies, so that several who look do not keep step: the peer takes
+// one initiation of a key in 20 ms (device.HandshakeInitationRate), and of those
+// who keep step always the same one's.
+func nextLook() time.Duration {
+	return look - look/10 + rand.N(look/5) //nolint:gosec // jitter is no secret
 }
 
 func (t *Tunnel) publish(now time.Time, v *vigil) {
@@ -178,16 +187,4 @@ func (t *Tunnel) hasRoute() bool {
 	default:
 		return false
 	}
-}
-
-func (t *Tunnel) reportRival(ctx context.Context, now time.Time) {
-	const again = time.Minute
-	last := t.rival.Swap(now.UnixNano())
-	if last != 0 && now.Sub(time.Unix(0, last)) < again {
-		t.rival.CompareAndSwap(now.UnixNano(), last)
-		return
-	}
-	t.log.ErrorContext(ctx, "another process is using this WireGuard key",
-		"public_key", t.cfg.PrivateKey.Public().String(),
-		"remedy", "give every process its own key and inner address: a key slot for each replica, or one process with a higher USM_CONCURRENCY instead of replicas")
 }
