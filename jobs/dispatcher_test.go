@@ -277,6 +277,30 @@ func TestPoison(t *testing.T) {
 	})
 }
 
+// The answer to a poisonous job may be sent and its ack lost: the process that
+// gets the copy, and does not know that answer, must not begin the job.
+func TestPoisonStaysPoison(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, d *Dispatcher, b *fakeBroker) {
+		for range DefaultMaxAttempts {
+			_, _, _ = d.Journal.Begin("w") // and the process dies
+		}
+		for copies := range 3 {
+			del := b.delivery(fmt.Sprint(copies), body("w", "write", "")) // the number stands for the receipt
+			del.Redelivered = true
+			d.Handle(t.Context(), del)
+			d.recent = newRecent(recentBytes, recentAge) // another process
+		}
+		if len(b.results["w"]) != 3 {
+			t.Errorf("%d answers to three copies", len(b.results["w"]))
+		}
+		for i, r := range b.results["w"] {
+			if r.Status != StatusPoison {
+				t.Errorf("copy %d: %s", i+1, r.Status)
+			}
+		}
+	})
+}
+
 func TestCancel(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, d *Dispatcher, b *fakeBroker) {
 		var all sync.WaitGroup

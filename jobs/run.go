@@ -48,7 +48,8 @@ func (t *task) countAttempt() (done func(), fault *Fault) {
 	}
 	t.attempts = earlier + 1
 	if earlier >= t.d.MaxAttempts {
-		done()
+		// The count stays: a copy that another process gets, which does not
+		// know this answer, must not be begun either.
 		return nil, Faultf(CodePoison, StageQueue, "the satellite died %d times while it ran this job; it is not run again", earlier)
 	}
 	return done, nil
