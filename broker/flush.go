@@ -39,22 +39,10 @@ func (s *Session) flush(ctx context.Context, l *link) error {
 		if left -= len(window); left > 0 {
 			continue
 		}
-		if !sleep(ctx, flushPause) {
-			return nil
+		if pause(ctx, flushPause) != nil {
+			return nil //nolint:nilerr // the end of ctx is no error
 		}
 		left = flushWindow
-	}
-}
-
-// sleep says whether d passed before ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -212,7 +200,7 @@ func (p *parking) end(to destination) bool {
 func (s *Session) keepFlushing(ctx context.Context, l *link) {
 	ticker := time.NewTicker(flushAgain)
 	defer ticker.Stop()
-	for sleep(ctx, flushPause) {
+	for pause(ctx, flushPause) == nil {
 		select {
 		case <-s.kick:
 		case <-ticker.C:

@@ -155,6 +155,7 @@ func (m *Management) CloseConnections(ctx context.Context, user string) (int, er
 	return len(closed), nil
 }
 
+// pause waits; the error is that of a context which ended before.
 func pause(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
