@@ -21,29 +21,9 @@ func (b *bench) bareLoops(size int) [][]string {
 	if size > 1000 {
 		n, aimRate, aimCPU = 8000, 1.25, 0.6
 	}
-	rates, cpus := map[string][]float64{}, map[string][]float64{}
-	ways := append([]way{b.tunnel, b.plain}, b.vpns...)
-	for i := range b.rounds {
-		for j := range ways {
-			w := ways[(i+j)%len(ways)] // none is always the first
-			got := b.bareLoop(&w, size, n)
-			rates[w.name] = append(rates[w.name], got.rate)
-			cpus[w.name] = append(cpus[w.name], float64(got.cpu)/float64(time.Microsecond))
-			b.t.Logf("bare loop, %d B, %s: %.0f jobs/s, %s of CPU a job", size, w.name, got.rate, got.cpu)
-		}
-	}
-	var rows [][]string
-	beside := func(name string, aimRate, aimCPU float64) {
-		what := fmt.Sprintf("bare loop, %d B, ", size)
-		rows = append(rows,
-			higher(what+"jobs/s, beside "+name, rates[b.tunnel.name], rates[name], aimRate),
-			lower(what+"µs CPU of the site a job, beside "+name, cpus[b.tunnel.name], cpus[name], aimCPU))
-	}
-	for _, vpn := range b.vpns {
-		beside(vpn.name, aimRate, aimCPU)
-	}
-	beside(b.plain.name, 0, 0)
-	return rows
+	what := fmt.Sprintf("bare loop, %d B", size)
+	rates, cpus := b.turns(what, func(w *way) work { return b.bareLoop(w, size, n) })
+	return b.beside(what, rates, cpus, aimRate, aimCPU)
 }
 
 // bareLoop lets the client work through n messages of a size that wait.

@@ -334,28 +334,48 @@ func (b *bench) loops(size string) [][]string {
 		n, aimRate, aimCPU = 6000, 1.25, 0.6
 	}
 	core := b.core(broker.CoreOptions{})
-	rates, cpus := map[string][]float64{}, map[string][]float64{}
+	what := size + " jobs"
+	rates, cpus := b.turns(what, func(w *way) work {
+		b.fill(core, "usm_poller-sat-7", size, n)
+		return b.measure(n, w.daemon, w.settings)
+	})
+	var alone [][]string
+	for _, vpn := range b.vpns {
+		alone = append(alone, wayAlone(what, vpn.name, median(cpus[b.tunnel.name]), median(cpus[vpn.name]), median(cpus[b.plain.name])))
+	}
+	return append(b.beside(what, rates, cpus, aimRate, aimCPU), alone...)
+}
+
+// turns measures the tunnel, plain AMQP and the OS VPNs in turns, and returns
+// jobs a second and microseconds of the site's CPU a job by the way's name.
+func (b *bench) turns(what string, measure func(w *way) work) (rates, cpus map[string][]float64) {
+	b.t.Helper()
+	rates, cpus = map[string][]float64{}, map[string][]float64{}
 	ways := append([]way{b.tunnel, b.plain}, b.vpns...)
 	for i := range b.rounds {
 		for j := range ways {
-			w := ways[(i+j)%len(ways)] // none is always the first
-			b.fill(core, "usm_poller-sat-7", size, n)
-			got := b.measure(n, w.daemon, w.settings)
+			w := &ways[(i+j)%len(ways)] // none is always the first
+			got := measure(w)
 			rates[w.name] = append(rates[w.name], got.rate)
 			cpus[w.name] = append(cpus[w.name], float64(got.cpu)/float64(time.Microsecond))
-			b.t.Logf("%s, %s: %.0f jobs/s, %s of CPU a job", size, w.name, got.rate, got.cpu)
+			b.t.Logf("%s, %s: %.0f jobs/s, %s of CPU a job", what, w.name, got.rate, got.cpu)
 		}
 	}
-	var rows [][]string
-	for _, vpn := range b.vpns {
+	return rates, cpus
+}
+
+// beside sets the tunnel beside the other ways; the aims are for the OS VPNs.
+func (b *bench) beside(what string, rates, cpus map[string][]float64, aimRate, aimCPU float64) (rows [][]string) {
+	add := func(name string, aimRate, aimCPU float64) {
 		rows = append(rows,
-			higher(size+" jobs, jobs/s, beside "+vpn.name, rates["tunnel"], rates[vpn.name], aimRate),
-			lower(size+" jobs, µs CPU of the site a job, beside "+vpn.name, cpus["tunnel"], cpus[vpn.name], aimCPU),
-			wayAlone(size, vpn.name, median(cpus["tunnel"]), median(cpus[vpn.name]), median(cpus["plain AMQP"])))
+			higher(what+", jobs/s, beside "+name, rates[b.tunnel.name], rates[name], aimRate),
+			lower(what+", µs CPU of the site a job, beside "+name, cpus[b.tunnel.name], cpus[name], aimCPU))
 	}
-	return append(rows,
-		higher(size+" jobs, jobs/s, beside plain AMQP", rates["tunnel"], rates["plain AMQP"], 0),
-		lower(size+" jobs, µs CPU of the site a job, beside plain AMQP", cpus["tunnel"], cpus["plain AMQP"], 0))
+	for _, vpn := range b.vpns {
+		add(vpn.name, aimRate, aimCPU)
+	}
+	add(b.plain.name, 0, 0)
+	return rows
 }
 
 func median(of []float64) float64 {
@@ -375,9 +395,9 @@ func ratios(a, b []float64) []float64 {
 
 // wayAlone is what the ways cost beyond the satellite's own work, which plain
 // AMQP shows.
-func wayAlone(size, name string, through, vpn, plain float64) []string {
+func wayAlone(what, name string, through, vpn, plain float64) []string {
 	return []string{
-		size + " jobs, µs CPU of the way alone (less plain AMQP's), beside " + name, fmt.Sprintf("%.1f", through-plain), fmt.Sprintf("%.1f", vpn-plain),
+		what + ", µs CPU of the way alone (less plain AMQP's), beside " + name, fmt.Sprintf("%.1f", through-plain), fmt.Sprintf("%.1f", vpn-plain),
 		fmt.Sprintf("%.2f", (through-plain)/(vpn-plain)), "", "",
 	}
 }
