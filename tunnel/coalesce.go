@@ -107,7 +107,7 @@ func (t *train) fits(in *incoming) bool {
 	}
 	a, b := last.tcp(), in.tcp()
 	return b.SequenceNumber() == t.next && [4]byte(a[:4]) == [4]byte(b[:4]) && // ports
-		a.DataOffset() == b.DataOffset() && a.Flags()&^plain == 0 && b.Flags()&^(plain|header.TCPFlagFin) == 0 &&
+		a.Flags()&^plain == 0 && b.Flags()&^(plain|header.TCPFlagFin) == 0 &&
 		sameWay(last.packet, in.packet, in.l3)
 }
 

@@ -88,20 +88,20 @@ func (d tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 // next loads what the stack hands over next, and says whether there was
 // something; it waits for it, or for the end of the link, if told to.
 func (d tunDevice) next(wait bool) bool {
+	if wait {
+		select {
+		case pkt := <-d.out:
+			d.cutting.load(pkt)
+			return true
+		case <-d.done:
+			return false
+		}
+	}
 	select {
 	case pkt := <-d.out:
 		d.cutting.load(pkt)
 		return true
 	default:
-	}
-	if !wait {
-		return false
-	}
-	select {
-	case pkt := <-d.out:
-		d.cutting.load(pkt)
-		return true
-	case <-d.done:
 		return false
 	}
 }

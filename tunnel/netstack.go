@@ -207,16 +207,17 @@ func (c *innerConn) calmDown() {
 	_ = c.ep.SetSockOpt(&usual) // fails on one that is closed, which asks nothing
 }
 
-func (n *netstack) keep(wq *waiter.Queue, ep tcpip.Endpoint, remote netip.AddrPort, packet int, k keepalive) (*innerConn, error) {
-	if err := k.set(ep); err != nil {
-		ep.Abort()
+// keep takes charge of a connection that is whole: from here on others may
+// reset it.
+func (n *netstack) keep(c *innerConn) (*innerConn, error) {
+	if err := c.alive.set(c.ep); err != nil {
+		c.ep.Abort()
 		return nil, err
 	}
-	c := &innerConn{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, stack: n, remote: remote, packet: packet, alive: k}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ended {
-		ep.Abort()
+		c.ep.Abort()
 		return nil, net.ErrClosed
 	}
 	n.conns[c] = struct{}{}
@@ -356,11 +357,11 @@ func (n *netstack) dialTCP(ctx context.Context, addr netip.AddrPort, k keepalive
 		ep.Close()
 		return nil, fail(plainError(err))
 	}
-	c, keepErr := n.keep(wq, ep, addr, packet, k)
+	conn := gonet.NewTCPConn(wq, ep)
+	c, keepErr := n.keep(&innerConn{TCPConn: conn, ep: ep, stack: n, remote: addr, out: newGather(conn), packet: packet, alive: k})
 	if keepErr != nil {
 		return nil, fail(keepErr)
 	}
-	c.out = newGather(c.TCPConn)
 	return c, nil
 }
 
@@ -421,7 +422,10 @@ func (l *listener) accept(ctx context.Context) (*innerConn, error) {
 		var remote tcpip.FullAddress
 		ep, wq, err := l.ep.Accept(&remote)
 		if err == nil {
-			c, keepErr := l.stack.keep(wq, ep, netip.AddrPortFrom(toAddr(remote.Addr), remote.Port), l.stack.link.largest(), l.alive)
+			c, keepErr := l.stack.keep(&innerConn{
+				TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, stack: l.stack, remote: netip.AddrPortFrom(toAddr(remote.Addr), remote.Port),
+				packet: l.stack.link.largest(), alive: l.alive,
+			})
 			if keepErr == nil || errors.Is(keepErr, net.ErrClosed) {
 				return c, keepErr
 			}
