@@ -224,7 +224,7 @@ func (t *task) bornAfter() *Fault {
 		return nil
 	}
 	return Faultf(CodeInterruptedWrite, StageExecute,
-		"this write was delivered before, and the journal that would say whether it was run is gone (is the state directory on a volume?); it is not run again")
+		"this write was delivered before and is older than this satellite's journal: a satellite without that journal may have run it (is the state directory on a volume?); it is not run again")
 }
 
 // record makes the terminal record of a write. What stands in the journal
