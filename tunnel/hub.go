@@ -114,7 +114,7 @@ func OpenHub(ctx context.Context, cfg HubConfig, log *slog.Logger) (*Hub, error)
 		return nil, fmt.Errorf("hub: %w", err)
 	}
 	h := &Hub{cfg: cfg, log: log, brokers: newBrokers(cfg.Brokers), peers: map[PublicKey]*hubPeer{}}
-	h.wire, err = openWire(stack, newTap(), h.listenIn(ctx, deviceLog(ctx, log)), cfg.PrivateKey, cfg.ListenPort)
+	h.wire, err = openWire(stack, newSocket(), h.listenIn(ctx, deviceLog(ctx, log)), cfg.PrivateKey, cfg.ListenPort)
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)
 	}

@@ -58,8 +58,9 @@ type Proxy struct {
 }
 
 type client struct {
-	addr netip.AddrPort
-	back *net.UDPConn
+	addr  netip.AddrPort
+	back  *net.UDPConn
+	asked map[netip.AddrPort]bool // guarded by Proxy.mu: targets that it has sent to
 }
 
 // Listen starts a proxy to target on a free port of 127.0.0.1.
@@ -178,6 +179,9 @@ func (p *Proxy) client(from netip.AddrPort) (*client, netip.AddrPort) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c := p.clients[from]; c != nil || p.closed {
+		if c != nil {
+			c.asked[p.target] = true
+		}
 		return c, p.target
 	}
 	back, err := net.ListenUDP("udp", nil)
@@ -185,21 +189,28 @@ func (p *Proxy) client(from netip.AddrPort) (*client, netip.AddrPort) {
 		return nil, p.target
 	}
 	enlarge(back)
-	c := &client{addr: from, back: back}
+	c := &client{addr: from, back: back, asked: map[netip.AddrPort]bool{p.target: true}}
 	p.clients[from] = c
 	p.wg.Go(func() { p.backward(c) })
 	return c, p.target
 }
 
-// backward takes what the target sends to one client.
+// backward takes what the target sends to one client. As with a NAT, nothing
+// comes in from an address that the client has sent nothing to.
 func (p *Proxy) backward(c *client) {
 	buf := make([]byte, largest)
 	for {
-		n, _, err := c.back.ReadFromUDPAddrPort(buf)
+		n, from, err := c.back.ReadFromUDPAddrPort(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
+			continue
+		}
+		p.mu.Lock()
+		asked := c.asked[netip.AddrPortFrom(from.Addr().Unmap(), from.Port())]
+		p.mu.Unlock()
+		if !asked {
 			continue
 		}
 		p.down.take(buf[:n], func(b []byte) { _, _ = p.front.WriteToUDPAddrPort(b, c.addr) })
