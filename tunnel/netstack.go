@@ -28,8 +28,9 @@ const (
 	tcpBuffer    = 1 << 20
 	tcpBufferMax = 8 << 20
 	// maxRTO keeps the pauses between retransmissions short, so that work
-	// goes on soon after an outage; the default of the stack is two minutes.
-	maxRTO   = 3 * time.Second
+	// goes on soon after an outage; the default of the stack is two minutes. It
+	// is more than the round trip of any path that jobs are sent by.
+	maxRTO   = 1500 * time.Millisecond
 	timeWait = 5 * time.Second
 )
 

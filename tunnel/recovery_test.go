@@ -7,38 +7,18 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	"usm-satellite/deploy/lab/rounds"
 	"usm-satellite/tunnel/impair"
 )
 
 // How long a connection stands still when the way below it changes. The
 // figures are logged; the verdict is that it goes on. RECOVERY_ROUNDS is how
 // often each is tried (default 1).
-func recoveryRounds(t *testing.T) int {
-	t.Helper()
-	text := os.Getenv("RECOVERY_ROUNDS")
-	if text == "" {
-		return 1
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("RECOVERY_ROUNDS=%q is not a number of rounds", text)
-	}
-	return n
-}
-
-func logMedian(t *testing.T, what string, took []time.Duration) {
-	t.Helper()
-	slices.Sort(took)
-	ms := func(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
-	t.Logf("%s: median %s, best %s, worst %s of %d", what, ms(took[len(took)/2]), ms(took[0]), ms(took[len(took)-1]), len(took))
-}
+const recoveryRounds = "RECOVERY_ROUNDS"
 
 func TestRecoveryOfAMovedEndpoint(t *testing.T) {
 	s, key := newSite(7), NewPrivateKey()
@@ -57,7 +37,7 @@ func TestRecoveryOfAMovedEndpoint(t *testing.T) {
 	tun := startTunnel(t, cfg, quiet())
 	c := dial(t, tun, inner(hubAddr4()))
 	var took []time.Duration
-	for range recoveryRounds(t) {
+	for range rounds.Of(t, recoveryRounds, 1) {
 		// After a silence that worked one way only, the next such doubt is not
 		// raised for a while.
 		longestStall(t, c, doubtAgain+time.Second)
@@ -72,7 +52,7 @@ func TestRecoveryOfAMovedEndpoint(t *testing.T) {
 		}
 		took = append(took, time.Since(start))
 	}
-	logMedian(t, "endpoint's name moved to another address", took)
+	rounds.Log(t, "endpoint's name moved to another address", took)
 }
 
 func TestRecoveryFromANATRebinding(t *testing.T) {
@@ -82,7 +62,7 @@ func TestRecoveryFromANATRebinding(t *testing.T) {
 	tun := startTunnel(t, s.config(key.Public(), p.Addr()), quiet())
 	c := dial(t, tun, inner(hubAddr4()))
 	var took []time.Duration
-	for range recoveryRounds(t) {
+	for range rounds.Of(t, recoveryRounds, 1) {
 		if err := say(c, "before"); err != nil {
 			t.Fatal(err)
 		}
@@ -93,7 +73,7 @@ func TestRecoveryFromANATRebinding(t *testing.T) {
 		}
 		took = append(took, time.Since(start))
 	}
-	logMedian(t, "NAT rebinding", took)
+	rounds.Log(t, "NAT rebinding", took)
 }
 
 // longestStall says a word every 50 ms until the time is over, and returns the

@@ -30,7 +30,7 @@ func (t *Tunnel) watchRival(ctx context.Context) {
 			return
 		case <-t.tap.answered:
 		}
-		if silence, _ := t.Silence(); silence > 0 {
+		if t.view.Load().silent() { // at the last look, that is until now
 			t.provoke(ctx)
 		}
 	}

@@ -22,12 +22,17 @@ const (
 	openTries   = 100       // for a port that is free for both families
 )
 
-// A socket is the UDP socket of a hub. It moves datagrams in batches, merged
-// and cut by the kernel (UDP_GRO, UDP_SEGMENT), as wireguard-go's own does; but
-// it answers from the address that it was asked at. The other one loses that
-// address with every merged read: a hub with a second address, such as a
-// floating one, would answer from its first, and a site's NAT lets nothing in
-// from where it asked nothing.
+// A socket is the UDP socket of a tunnel or a hub. It moves datagrams in
+// batches, merged and cut by the kernel (UDP_GRO, UDP_SEGMENT), as wireguard-go's
+// own does, in whose place it stands for two reasons (version of 2026-05):
+//
+//   - That one loses with every merged read which address of this host was
+//     asked. A hub with a second address, such as a floating one, would answer
+//     from its first, and a site's NAT lets nothing in from where it asked
+//     nothing.
+//   - It uses the memory of an IPv4 address again for an IPv6 one, of which
+//     then only the first four bytes are right. Who goes from one family to the
+//     other speaks to nobody.
 type socket struct {
 	mu     sync.RWMutex
 	v4, v6 *udpFamily // guarded by mu; nil: closed, or a family that this host lacks

@@ -4,6 +4,5 @@ package tunnel
 
 import "golang.zx2c4.com/wireguard/conn"
 
-// newSocket returns wireguard-go's own socket: what makes it unfit for a hub on
-// Linux, it does on Linux only.
+// newSocket returns wireguard-go's own socket.
 func newSocket() conn.Bind { return conn.NewDefaultBind() }

@@ -32,6 +32,9 @@ type tap struct {
 	ours    atomic.Int64  // when the first packet for one of our sessions came, in unix nanoseconds; 0: none yet
 	foreign atomic.Uint64 // packets for somebody else's session
 	shaking atomic.Int64  // when we last began a handshake, in unix nanoseconds
+	asked   atomic.Uint64 // for which session: index | known
+	shook   atomic.Int64  // when it was last answered, in unix nanoseconds; 0: never
+	took    atomic.Int64  // and after how many nanoseconds
 
 	answered chan struct{} // a handshake of ours was answered
 }
@@ -71,6 +74,7 @@ func (t *tap) sent(b []byte) {
 		t.own[slot].Store(known | uint64(binary.LittleEndian.Uint32(b[4:])))
 	}
 	if initiation {
+		t.asked.Store(known | uint64(binary.LittleEndian.Uint32(b[4:])))
 		t.shaking.Store(time.Now().UnixNano())
 	}
 }
@@ -82,6 +86,11 @@ func (t *tap) limited() bool {
 
 func (t *tap) received(b []byte) {
 	if len(b) == device.MessageResponseSize && b[0] == device.MessageResponseType {
+		if t.asked.Load() == known|uint64(binary.LittleEndian.Uint32(b[8:])) {
+			now := time.Now().UnixNano()
+			t.took.Store(now - t.shaking.Load())
+			t.shook.Store(now)
+		}
 		select {
 		case t.answered <- struct{}{}:
 		default: // not taken up yet
@@ -99,6 +108,17 @@ func (t *tap) received(b []byte) {
 	if ours := t.ours.Load(); ours != 0 && time.Since(time.Unix(0, ours)) >= settled {
 		t.foreign.Add(1)
 	}
+}
+
+// plausible bounds TCP's word about the round trip by that of the last
+// handshake. What had to wait for a handshake, or in a silence for its end,
+// counts the whole wait as its round trip, and TCP forgets that only slowly.
+func (t *tap) plausible(rtt time.Duration) time.Duration {
+	const more = 250 * time.Millisecond
+	if t.shook.Load() == 0 {
+		return rtt
+	}
+	return min(rtt, more+2*time.Duration(t.took.Load()))
 }
 
 // owns looks from the newest session to the oldest.

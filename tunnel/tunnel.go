@@ -11,8 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.zx2c4.com/wireguard/conn"
 )
 
 var (
@@ -76,7 +74,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Tunnel, error) {
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
 	stack.link.limit(cfg.safeMTU())
-	tap := newTap(conn.NewDefaultBind())
+	tap := newTap(newSocket())
 	w, err := openWire(stack, tap, deviceLog(ctx, log), cfg.PrivateKey, cfg.ListenPort)
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: %w", err)

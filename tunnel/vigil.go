@@ -45,8 +45,8 @@ type action int
 
 const (
 	actNone  action = iota
-	actProbe        // a handshake beside the present session: any living peer answers it
-	actRenew        // give the session up, shake hands anew, and follow the endpoint's name
+	actProbe        // a handshake beside the present session: any living peer answers it; follow the endpoint's name
+	actRenew        // give the session up, and do the same
 	actMove         // take the next endpoint, and renew
 )
 
@@ -171,7 +171,9 @@ func (v *vigil) attempt(now time.Time, s sight) action {
 	v.attempts++
 	v.next = now.Add(v.gap())
 	switch {
-	case v.attempts == 1 && !s.handshake.IsZero():
+	case s.handshake.IsZero():
+		return actMove // nothing speaks for this endpoint more than for the next
+	case v.attempts == 1:
 		return actProbe
 	case v.attempts <= 2:
 		return actRenew
@@ -182,14 +184,15 @@ func (v *vigil) attempt(now time.Time, s sight) action {
 
 // gap is how long the answer to an attempt is waited for: the next one makes
 // WireGuard forget it. Now and then it is long, for a path whose round trip has
-// become so.
+// become so; which of three attempts has that shifts, so that each of several
+// endpoints does.
 func (v *vigil) gap() time.Duration {
-	const few, longEvery = 6, 3
+	const few, longEvery, shiftEvery = 6, 3, 9
 	gap := unknownGap
 	if v.rtt > 0 {
 		gap = minGap + 2*v.rtt
 	}
-	if v.attempts > few && v.attempts%longEvery == 0 {
+	if v.attempts > few && (v.attempts+v.attempts/shiftEvery)%longEvery == 0 {
 		gap = maxGap
 	}
 	return min(gap, maxGap)

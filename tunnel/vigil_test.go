@@ -116,11 +116,31 @@ func TestVigilFirstHandshake(t *testing.T) {
 	w := newWatcher()
 	w.s.wanted = true
 	w.pass(5 * time.Second)
-	if want := []action{actRenew, actRenew, actMove}; len(w.acts) < 3 || !slices.Equal(w.acts[:3], want) {
+	if want := []action{actMove, actMove, actMove}; len(w.acts) < 3 || !slices.Equal(w.acts[:3], want) {
 		t.Fatalf("did %v, want %v", w.acts, want)
 	}
 	if w.at[0] > firstFor+2*look {
 		t.Errorf("repeated the first initiation after %v", w.at[0])
+	}
+}
+
+// Each of several endpoints is waited for as long as the slowest path needs,
+// whatever their number.
+func TestVigilWaitsLongForEachEndpoint(t *testing.T) {
+	t.Parallel()
+	for n := 1; n <= 9; n++ {
+		w := newWatcher()
+		w.s.wanted = true
+		w.pass(5 * time.Minute)
+		long := make(map[int]bool)
+		for i := 1; i < len(w.at); i++ {
+			if w.at[i]-w.at[i-1] >= maxGap {
+				long[i%n] = true
+			}
+		}
+		if len(long) != n {
+			t.Errorf("of %d endpoints, %d are ever waited for", n, len(long))
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 // view is what the vigil knows of the peer after a look.
 type view struct {
+	at    time.Time
 	since time.Time // when the present silence began; zero: the peer is heard
 	dead  bool
 	heard time.Time // when something last came in; zero: never
@@ -19,11 +20,13 @@ type view struct {
 // it: who has another way should take it.
 func (t *Tunnel) Silence() (d time.Duration, dead bool) {
 	v := t.view.Load()
-	if v == nil || v.since.IsZero() {
-		return 0, false
+	if !v.silent() || t.tap.shook.Load() > v.at.UnixNano() {
+		return 0, false // or it has ended since that look
 	}
 	return time.Since(v.since), v.dead
 }
+
+func (v *view) silent() bool { return v != nil && !v.since.IsZero() }
 
 // Heard waits until something new comes in from the peer. Meanwhile the tunnel
 // asks for it, as it does for whoever dials.
@@ -64,7 +67,7 @@ func (t *Tunnel) watch(ctx context.Context) {
 		wanted := t.waiting.Load() > 0 || t.wire.net.open() > 0
 		rtt, stuck := t.wire.net.look()
 		act := v.see(now, sight{
-			rx: state.rx, asked: t.wire.net.link.unanswered(), rtt: rtt, handshake: state.handshake,
+			rx: state.rx, asked: t.wire.net.link.unanswered(), rtt: t.tap.plausible(rtt), handshake: state.handshake,
 			wanted: wanted, stuck: stuck.IsValid(),
 		})
 		t.publish(now, &v)
@@ -97,7 +100,7 @@ func nextLook() time.Duration {
 }
 
 func (t *Tunnel) publish(now time.Time, v *vigil) {
-	seen := view{heard: v.heard, dead: v.dead}
+	seen := view{at: now, heard: v.heard, dead: v.dead}
 	if d := v.silence(now); d > 0 {
 		seen.since = now.Add(-d)
 	}
@@ -119,14 +122,11 @@ func (t *Tunnel) do(ctx context.Context, act action, attempt int) {
 	case actProbe:
 		t.log.DebugContext(ctx, "the tunnel is silent, asking the peer")
 		t.wire.initiate(key, t.tap.limited())
+		t.followName(ctx)
 	case actRenew:
 		t.log.DebugContext(ctx, "the tunnel is silent, shaking hands anew")
 		t.wire.initiate(key, true)
-		t.beside(func() {
-			if t.move(ctx, true) {
-				t.wire.initiate(key, true)
-			}
-		})
+		t.followName(ctx)
 	case actMove:
 		started := t.beside(func() {
 			moved := t.move(ctx, false)
@@ -140,6 +140,16 @@ func (t *Tunnel) do(ctx context.Context, act action, attempt int) {
 			t.wire.initiate(key, true)
 		}
 	}
+}
+
+// followName asks the peer at the new address of the endpoint's name, if its
+// old one is gone.
+func (t *Tunnel) followName(ctx context.Context) {
+	t.beside(func() {
+		if t.move(ctx, true) {
+			t.wire.initiate(t.cfg.Peer.PublicKey, true)
+		}
+	})
 }
 
 // beside runs a move beside the vigil, one at a time, and says whether it has

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -127,15 +128,60 @@ func (w *wire) initiate(key PublicKey, renew bool) {
 }
 
 // deviceLog gives the device's lines to slog: its errors as warnings, for the
-// tunnel lives on, and the rest as debug.
+// tunnel lives on, and the rest as debug. It complains of each packet that
+// cannot be sent, and where a firewall of this machine is in the way, that is
+// of all of them: the same words are said once in a while.
 func deviceLog(ctx context.Context, log *slog.Logger) *device.Logger {
+	said := repeats{said: make(map[string]*repeated)}
 	say := func(level slog.Level) func(string, ...any) {
 		return func(format string, args ...any) {
 			if !log.Enabled(ctx, level) || strings.HasPrefix(format, "Routine: ") {
 				return
 			}
-			log.Log(ctx, level, "wireguard", "detail", fmt.Sprintf(format, args...))
+			detail := fmt.Sprintf(format, args...)
+			if level == slog.LevelDebug {
+				log.DebugContext(ctx, "wireguard", "detail", detail)
+				return
+			}
+			if held, again := said.hold(detail, time.Now()); !again {
+				log.Log(ctx, level, "wireguard", "detail", detail, "same_before", held)
+			}
 		}
 	}
 	return &device.Logger{Verbosef: say(slog.LevelDebug), Errorf: say(slog.LevelWarn)}
+}
+
+const (
+	repeatAfter = time.Minute
+	mostRepeats = 1000 // lines that are remembered
+)
+
+// repeats holds back lines that were said just now.
+type repeats struct {
+	mu   sync.Mutex
+	said map[string]*repeated // guarded by mu
+}
+
+type repeated struct {
+	at   time.Time
+	held int
+}
+
+// hold says whether a line is to be held back; if not, how often it was since
+// it was last said.
+func (r *repeats) hold(line string, now time.Time) (held int, again bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := r.said[line]
+	if before != nil && now.Sub(before.at) < repeatAfter {
+		before.held++
+		return 0, true
+	}
+	if before != nil {
+		held = before.held
+	} else if len(r.said) >= mostRepeats {
+		clear(r.said)
+	}
+	r.said[line] = &repeated{at: now}
+	return held, false
 }

@@ -18,24 +18,10 @@ import (
 
 	"usm-satellite/broker"
 	"usm-satellite/deploy/lab"
+	"usm-satellite/deploy/lab/rounds"
 	"usm-satellite/jobs"
 	"usm-satellite/tunnel"
 )
-
-// compareRounds is how often each way is measured; the ways take turns, and
-// medians are compared.
-func compareRounds(t *testing.T) int {
-	t.Helper()
-	text := os.Getenv("COMPARE_ROUNDS")
-	if text == "" {
-		return 5
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("COMPARE_ROUNDS=%q is not a number of rounds", text)
-	}
-	return n
-}
 
 // TestCompare measures the tunnel in the process beside an OS VPN (wireguard-go
 // on TUN devices at both ends, the version that the satellite is built with and
@@ -115,7 +101,7 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = node.Close() })
-	b := &bench{site: newSite(t, node), loop: loop, rounds: compareRounds(t), hubKey: tunnel.NewPrivateKey(), hubPort: lab.Port()}
+	b := &bench{site: newSite(t, node), loop: loop, rounds: rounds.Of(t, "COMPARE_ROUNDS", 5), hubKey: tunnel.NewPrivateKey(), hubPort: lab.Port()}
 	b.ns, b.near, _ = namespaceOf(t, "e", os.Getpid())
 	_, port, err := net.SplitHostPort(listenInside(t, b.ns, "127.0.0.1:0"))
 	b.must(err)

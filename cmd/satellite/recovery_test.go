@@ -4,14 +4,13 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"usm-satellite/broker"
+	"usm-satellite/deploy/lab/rounds"
 	"usm-satellite/jobs"
 	"usm-satellite/tunnel/impair"
 )
@@ -19,25 +18,7 @@ import (
 // How long jobs stand still when the way to the broker breaks. The figures are
 // logged; the verdict is only that jobs flow again (wait's patience), for the
 // machine may be slow. RECOVERY_ROUNDS is how often each is tried (default 1).
-func recoveryRounds(t *testing.T) int {
-	t.Helper()
-	text := os.Getenv("RECOVERY_ROUNDS")
-	if text == "" {
-		return 1
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("RECOVERY_ROUNDS=%q is not a number of rounds", text)
-	}
-	return n
-}
-
-func logMedian(t *testing.T, what string, took []time.Duration) {
-	t.Helper()
-	slices.Sort(took)
-	ms := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
-	t.Logf("%s: median %s, best %s, worst %s of %d", what, ms(took[len(took)/2]), ms(took[0]), ms(took[len(took)-1]), len(took))
-}
+const recoveryRounds = "RECOVERY_ROUNDS"
 
 // answered sends one job and waits for its answer, which must have come by
 // this transport.
@@ -80,7 +61,7 @@ func TestRecoveryOfARestartedHub(t *testing.T) {
 	p := s.satellite(settings...)
 	core := s.core(broker.CoreOptions{})
 	var took []time.Duration
-	for i := range recoveryRounds(t) {
+	for i := range rounds.Of(t, recoveryRounds, 1) {
 		s.answered(core, fmt.Sprintf("before-%d", i), "wireguard+amqp")
 		before := len(p.out.String())
 		hub.kill()
@@ -92,7 +73,7 @@ func TestRecoveryOfARestartedHub(t *testing.T) {
 		took = append(took, time.Since(back))
 		sayIfSlow(t, p, before, back, 5*time.Second)
 	}
-	logMedian(t, "hub restarted, first job answered", took)
+	rounds.Log(t, "hub restarted, first job answered", took)
 }
 
 // blockable puts a UDP path that can be blocked before the hub.
@@ -112,14 +93,14 @@ func TestRecoveryFromUDPBlockedAtTheStart(t *testing.T) {
 	path.Set(impair.Rules{BlackHole: true})
 	core := s.core(broker.CoreOptions{})
 	var took []time.Duration
-	for i := range recoveryRounds(t) {
+	for i := range rounds.Of(t, recoveryRounds, 1) {
 		began := time.Now()
 		p := start(t, nil, s.env(settings...))
 		s.answered(core, fmt.Sprintf("first-%d", i), "amqps")
 		took = append(took, time.Since(began))
 		p.stop(t)
 	}
-	logMedian(t, "UDP blocked from the start, first job answered by AMQPS", took)
+	rounds.Log(t, "UDP blocked from the start, first job answered by AMQPS", took)
 }
 
 // The tunnel is taken back by drain and reopen: no job is lost, and none is
@@ -131,7 +112,7 @@ func TestRecoveryWhenUDPIsUnblocked(t *testing.T) {
 	p := s.satellite(settings...)
 	s.answered(core, "before", "wireguard+amqp")
 	var took []time.Duration
-	for round := range recoveryRounds(t) {
+	for round := range rounds.Of(t, recoveryRounds, 1) {
 		if round == 3 { // each takes most of a minute
 			break
 		}
@@ -167,20 +148,46 @@ func TestRecoveryWhenUDPIsUnblocked(t *testing.T) {
 			t.Errorf("%d jobs were given out twice by a move that should have drained", twice)
 		}
 	}
-	logMedian(t, "UDP unblocked, back on the tunnel", took)
+	rounds.Log(t, "UDP unblocked, back on the tunnel", took)
 }
 
-func TestRecoveryFromUDPBlockedInTheMiddle(t *testing.T) {
-	s := newSite(t, rabbit)
-	path, settings := s.blockable()
-	core := s.core(broker.CoreOptions{})
-	var moved, took []time.Duration // the satellite is on AMQPS; a job is answered that was sent into the silence
-	for i := range recoveryRounds(t) {
-		path.Set(impair.Rules{})
-		p := s.satellite(settings...)
-		s.answered(core, fmt.Sprintf("before-%d", i), "wireguard+amqp")
+// The hub has moved: its name has another address, and the old one is silent.
+func TestRecoveryOfAMovedName(t *testing.T) {
+	r := newRemote(t)
+	r.name(r.v4[0])
+	core := r.core(broker.CoreOptions{})
+	p := r.start()
+	var took []time.Duration
+	for i := range rounds.Of(t, recoveryRounds, 1) {
+		from, to := r.v4[i%2], r.v4[1-i%2]
+		r.answered(core, fmt.Sprintf("before-%d", i), "wireguard+amqp")
 		before := len(p.out.String())
-		path.Set(impair.Rules{BlackHole: true})
+		r.name(to)
+		r.unblock()
+		r.block(from)
+		moved := time.Now()
+		r.answered(core, fmt.Sprintf("after-%d", i), "wireguard+amqp")
+		took = append(took, time.Since(moved))
+		sayIfSlow(t, p, before, moved, 5*time.Second)
+	}
+	rounds.Log(t, "the name moved to another address, first job answered", took)
+	if n := strings.Count(p.out.String(), "taking jobs"); n != 1 {
+		t.Errorf("%d connections to the broker where one should have lived on", n)
+	}
+}
+
+// The site's firewall begins to drop UDP, both ways and without a word.
+func TestRecoveryFromUDPBlockedInTheMiddle(t *testing.T) {
+	r := newRemote(t)
+	r.name(r.v4[0])
+	core := r.core(broker.CoreOptions{})
+	var moved, took []time.Duration // the satellite is on AMQPS; a job is answered that was sent into the silence
+	for i := range rounds.Of(t, recoveryRounds, 1) {
+		r.unblock()
+		p := r.start("USM_FALLBACK_DSN", r.node.TLSDSN(r.vhost), "USM_AMQP_CA_FILE", r.node.CAFile)
+		r.answered(core, fmt.Sprintf("before-%d", i), "wireguard+amqp")
+		before := len(p.out.String())
+		r.block(r.v4[0])
 		blocked := time.Now()
 		taken := make(chan time.Duration, 1)
 		go func() { // ends with the process
@@ -197,12 +204,12 @@ func TestRecoveryFromUDPBlockedInTheMiddle(t *testing.T) {
 				}
 			}
 		}()
-		s.answered(core, fmt.Sprintf("after-%d", i), "amqps")
+		r.answered(core, fmt.Sprintf("after-%d", i), "amqps")
 		moved = append(moved, <-taken)
 		took = append(took, time.Since(blocked))
 		sayIfSlow(t, p, before, blocked, 10*time.Second)
 		p.stop(t)
 	}
-	logMedian(t, "UDP blocked in the middle, on AMQPS", moved)
-	logMedian(t, "UDP blocked in the middle, first job answered by AMQPS", took)
+	rounds.Log(t, "UDP blocked in the middle, on AMQPS", moved)
+	rounds.Log(t, "UDP blocked in the middle, first job answered by AMQPS", took)
 }
