@@ -17,6 +17,9 @@ const (
 	pathFresh = 30 * time.Second
 	pathAgain = 10 * time.Minute // a path that was found narrow is asked whether it still is
 
+	wireOverhead4 = 20 + 8 + 32 // IPv4, UDP and WireGuard around a packet
+	wireOverhead6 = 40 + 8 + 32
+
 	tcpOverhead = 60 // IPv6 and TCP headers; 20 more than IPv4 needs
 )
 
@@ -146,7 +149,7 @@ func (t *Tunnel) watchPath(ctx context.Context) {
 
 func (t *Tunnel) lookAtPath(ctx context.Context, to netip.Addr) {
 	wait := echoWait
-	size := passing(t.path.full, func(size int) bool {
+	size := passing(t.widest(), func(size int) bool {
 		for range echoTries {
 			start := time.Now()
 			attempt, cancel := context.WithTimeout(ctx, wait)
@@ -163,6 +166,23 @@ func (t *Tunnel) lookAtPath(ctx context.Context, to netip.Addr) {
 		return // nobody answers echo requests there, or nobody is there
 	}
 	t.use(ctx, size)
+}
+
+// widest is the largest packet that is worth a question. What the wire towards
+// the peer does not carry whole would be sent in fragments, which many networks
+// drop, and which cost more than they carry.
+func (t *Tunnel) widest() int {
+	const padding = 16 // WireGuard fills packets up to a multiple of it
+	endpoint, _, _, _ := t.route.view()
+	overhead := wireOverhead4
+	if endpoint.Addr().Is6() {
+		overhead = wireOverhead6
+	}
+	whole := (wireMTU(endpoint) - overhead) / padding * padding
+	if whole <= 0 || t.path.safe == t.path.full {
+		return t.path.full // nobody knows, or somebody knows better
+	}
+	return min(t.path.full, max(whole, t.path.safe))
 }
 
 func (t *Tunnel) echo(ctx context.Context, to netip.Addr, size int) error {
@@ -191,7 +211,8 @@ func (t *Tunnel) use(ctx context.Context, size int) {
 func (t *Tunnel) widen(ctx context.Context, to netip.Addr) {
 	const small = 100
 	const patience, least, most = 600 * time.Millisecond, 20 * time.Millisecond, 250 * time.Millisecond
-	if !t.path.unseen(time.Now()) {
+	widest := t.widest()
+	if !t.path.unseen(time.Now()) || widest <= t.path.safe {
 		return
 	}
 	asking, cancel := context.WithTimeout(ctx, patience)
@@ -202,12 +223,12 @@ func (t *Tunnel) widen(ctx context.Context, to netip.Addr) {
 		return answered
 	}
 	start := time.Now()
-	sign, wide := ask(small), ask(t.path.full)
+	sign, wide := ask(small), ask(widest)
 	for {
 		select {
 		case err := <-wide:
 			if err == nil {
-				t.use(ctx, t.path.full)
+				t.use(ctx, widest)
 				return
 			}
 			wide = nil

@@ -328,15 +328,18 @@ func (s *socket) Send(bufs [][]byte, to conn.Endpoint) error {
 }
 
 // send gives the kernel datagrams of one size as one, to cut, unless a route
-// has refused that: some network drivers cannot.
+// has refused that: some network drivers cannot, and none cuts into datagrams
+// larger than it carries, which one by one go in fragments.
 func (h *udpFamily) send(bufs [][]byte, e *endpoint) error {
 	out := h.out.Get().(*[]ipv4.Message) //nolint:forcetypeassert // nothing else is in it
 	defer h.out.Put(out)
 	single := h.single.Load()
 	err := h.write(fill(*out, bufs, e, single))
-	if !single && errors.Is(err, unix.EIO) {
+	if single || !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EMSGSIZE) && !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	if err = h.write(fill(*out, bufs, e, true)); err == nil {
 		h.single.Store(true)
-		err = h.write(fill(*out, bufs, e, true))
 	}
 	return err
 }
@@ -396,4 +399,27 @@ func appendCut(oob []byte, size int) []byte {
 	head.SetLen(unix.CmsgLen(2))
 	binary.NativeEndian.PutUint16(oob[at+unix.CmsgLen(0):], uint16(size)) //nolint:gosec // of a datagram
 	return oob
+}
+
+// wireMTU returns how large the packets are that the route to an address takes,
+// IP header and all; 0: nobody knows.
+func wireMTU(to netip.AddrPort) int {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to)) // sends nothing
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = c.Close() }()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	level, option := unix.IPPROTO_IP, unix.IP_MTU
+	if to.Addr().Is6() {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_MTU
+	}
+	mtu := 0
+	if raw.Control(func(fd uintptr) { mtu, err = unix.GetsockoptInt(int(fd), level, option) }) != nil || err != nil {
+		return 0
+	}
+	return mtu
 }

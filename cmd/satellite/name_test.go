@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -206,5 +209,40 @@ func TestNameWithBothFamilies(t *testing.T) {
 		}
 		p.stop(t)
 		r.unblock()
+	}
+}
+
+// The wire of the site carries less than the tunnel's packets take: 1,400 bytes,
+// as with one more tunnel outside. Much goes through it all the same, and
+// nothing is refused by the machine itself.
+func TestNarrowWire(t *testing.T) {
+	r := newRemote(t)
+	for _, mtu := range []string{"1400", "1300"} {
+		sh(t, "ip", "link", "set", r.ns+"h", "mtu", mtu)
+		sh(t, "ip", "-n", r.ns, "link", "set", "eth0", "mtu", mtu)
+		r.name(r.v4[0])
+		body := strings.Repeat("0123456789abcdef", 64<<10) // 1 MiB
+		web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
+		t.Cleanup(web.Close)
+		device := web.Listener.Addr().String()
+		relayInside(t, r.ns, device, device)
+		_, port, _ := net.SplitHostPort(device)
+
+		p := r.start("USM_STATE_DIR", t.TempDir())
+		core := r.core(broker.CoreOptions{})
+		for i := range 5 {
+			id, began := fmt.Sprintf("wide-%s-%d", mtu, i), time.Now()
+			answers := r.ask(core, map[string][]byte{id: job(id, "http.request", `"target":{"address":"127.0.0.1","port":`+port+`},"params":{"scheme":"http","path":"/","max_bytes":2000000},"limits":{"max_result_bytes":4000000}`)})
+			allOK(t, answers, "wireguard+amqp")
+			if got := len(answers[id].Data); got < len(body) {
+				t.Errorf("%s: %d bytes", id, got)
+			}
+			t.Logf("%s: answered after %s", id, time.Since(began).Round(time.Millisecond))
+		}
+		if strings.Contains(p.out.String(), "Failed to send") {
+			t.Errorf("this machine refused packets: %s", p.out)
+		}
+		p.stop(t)
+		_ = core.Close()
 	}
 }
