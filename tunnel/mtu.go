@@ -15,7 +15,10 @@ const (
 	// pathFresh is how long a size that passed is trusted. A new connection
 	// after that asks again; so does a silence that has ended.
 	pathFresh = 30 * time.Second
-	pathAgain = 10 * time.Minute // a path that was found narrow is asked whether it still is
+	// stuckAgain is how long a connection that is stuck is no reason to look
+	// again: what it has lost, it sends again by and by.
+	stuckAgain = 3 * time.Second
+	pathAgain  = 10 * time.Minute // a path that was found narrow is asked whether it still is
 
 	wireOverhead4 = 20 + 8 + 32 // IPv4, UDP and WireGuard around a packet
 	wireOverhead6 = 40 + 8 + 32
@@ -46,7 +49,7 @@ func newPath(cfg *Config) *path {
 
 // suspect asks for a look at the way to addr, unless there was one just now.
 func (p *path) suspect(addr netip.Addr, now time.Time) {
-	if p.fresh(now) {
+	if p.passedWithin(now, pathFresh) {
 		return
 	}
 	select {
@@ -55,10 +58,11 @@ func (p *path) suspect(addr netip.Addr, now time.Time) {
 	}
 }
 
-func (p *path) fresh(now time.Time) bool {
+// passedWithin says whether a size was seen to pass just now.
+func (p *path) passedWithin(now time.Time, span time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return now.Sub(p.checked) < pathFresh
+	return now.Sub(p.checked) < span
 }
 
 // unseen says that nobody knows whether more than is safe passes, and that it

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +33,8 @@ const (
 	// is more than the round trip of any path that jobs are sent by.
 	maxRTO   = 1500 * time.Millisecond
 	timeWait = 5 * time.Second
+
+	busyFor = 15 * time.Second
 )
 
 // netstack is the TCP/IP of one end: a stack of gVisor over a link.
@@ -140,15 +143,20 @@ func (n *netstack) open() int {
 	return len(n.conns)
 }
 
-// look returns the slowest round trip of the connections, and the address of
-// one that has been retransmitting for several looks in a row; the zero
-// address says that there is none.
-func (n *netstack) look() (rtt time.Duration, stuck netip.Addr) {
+// look returns the slowest round trip of the connections, how soon the first of
+// them asks when nothing comes in (0: there are none), and the address of one
+// that has been retransmitting for several looks in a row; the zero address
+// says that there is none.
+func (n *netstack) look() (rtt, asks time.Duration, stuck netip.Addr) {
 	const looks = 6
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	now := time.Now()
 	for c := range n.conns {
-		c.calmDown()
+		c.calmDown(now)
+		if own := c.asks(now); asks == 0 || own < asks {
+			asks = own
+		}
 		var info tcpip.TCPInfoOption
 		if c.ep.GetSockOpt(&info) != nil {
 			continue
@@ -158,7 +166,7 @@ func (n *netstack) look() (rtt time.Duration, stuck netip.Addr) {
 			stuck = c.remote.Addr()
 		}
 	}
-	return rtt, stuck
+	return rtt, asks, stuck
 }
 
 // retransmits says whether the other end leaves data unacknowledged that was
@@ -182,8 +190,10 @@ type innerConn struct {
 	packet int     // bytes of the largest packet that was in use when it was opened
 	once   sync.Once
 	alive  keepalive
-	stuck  int  // looks of the watching goroutine that found it retransmitting; that goroutine only
-	asked  bool // keepalive is hurried; the vigil's goroutine only
+	read   atomic.Int64  // when data was last read, in unix nanoseconds
+	stuck  int           // looks of the watching goroutine that found it retransmitting; that goroutine only
+	idle   time.Duration // after which it asks, as set last; the vigil's goroutine only
+	slowed time.Time     // when that last became longer; the vigil's goroutine only
 }
 
 // ask makes every connection ask its other end now, not when its turn comes:
@@ -193,19 +203,48 @@ func (n *netstack) ask() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for c := range n.conns {
-		hurried := tcpip.KeepaliveIdleOption(time.Millisecond)
-		c.asked = c.ep.SetSockOpt(&hurried) == nil
+		c.askAfter(time.Millisecond)
 	}
 }
 
-// calmDown undoes ask, which takes a millisecond.
-func (c *innerConn) calmDown() {
-	if !c.asked {
+// calmDown undoes ask, which takes a millisecond, and makes a connection ask
+// sooner while there is work to wait for.
+func (c *innerConn) calmDown(now time.Time) {
+	idle := c.alive.idle
+	if c.alive.busy > 0 && now.Sub(time.Unix(0, c.read.Load())) < busyFor {
+		idle = c.alive.busy
+	}
+	if c.idle == c.alive.busy && idle > c.idle {
+		c.slowed = now
+	}
+	c.askAfter(idle)
+}
+
+// asks is after which silence it asks. Where that has just become longer, it
+// counts from then, and not from when something last came in.
+func (c *innerConn) asks(now time.Time) time.Duration {
+	if now.Sub(c.slowed) < 2*c.idle {
+		return c.idle + c.alive.busy + look
+	}
+	return c.idle
+}
+
+func (c *innerConn) askAfter(idle time.Duration) {
+	if c.idle == idle {
 		return
 	}
-	c.asked = false
-	usual := tcpip.KeepaliveIdleOption(c.alive.idle)
-	_ = c.ep.SetSockOpt(&usual) // fails on one that is closed, which asks nothing
+	c.idle = idle
+	option := tcpip.KeepaliveIdleOption(idle)
+	_ = c.ep.SetSockOpt(&option) // fails on one that is closed, which asks nothing
+}
+
+// Read notes when there was something to read.
+func (c *innerConn) Read(b []byte) (int, error) {
+	n, err := c.TCPConn.Read(b)
+	if n > 0 {
+		c.read.Store(time.Now().UnixNano())
+	}
+	return n, err
 }
 
 // keep takes charge of a connection that is whole: from here on others may
@@ -299,6 +338,7 @@ func (n *netstack) forget(c *innerConn) {
 // keepalive asks the other end of an idle connection whether it is there.
 type keepalive struct {
 	idle, interval time.Duration
+	busy           time.Duration // in the place of idle for busyFor after data was read; 0: idle
 	count          int
 	unacked        time.Duration // longest time that data may stay unacknowledged (RFC 5482); 0: the stack's
 }

@@ -9,7 +9,8 @@ import (
 const (
 	look          = 250 * time.Millisecond
 	unansweredFor = 1250 * time.Millisecond // data out and nothing in, and three round trips more
-	silentFor     = 3 * time.Second         // nothing in at all; connections ask every two seconds
+	silentFor     = time.Second             // nothing in at all, after connections should have asked
+	asksAfter     = 2 * time.Second         // which they do where nobody says otherwise
 	firstFor      = time.Second             // no handshake yet
 	minGap        = 700 * time.Millisecond  // between attempts, and two round trips more, where one is known
 	unknownGap    = time.Second             // where none is
@@ -26,9 +27,10 @@ const (
 )
 
 // alive makes every connection ask its other end often enough that silence
-// means something.
+// means something: every two seconds, which costs a site on a mobile link some
+// megabytes a day, and every second while there is work.
 func alive() keepalive {
-	return keepalive{idle: 2 * time.Second, interval: 500 * time.Millisecond, count: 60}
+	return keepalive{idle: asksAfter, busy: time.Second, interval: 500 * time.Millisecond, count: 60}
 }
 
 // sight is what the vigil sees at one look.
@@ -36,9 +38,10 @@ type sight struct {
 	rx        uint64    // bytes from the peer
 	asked     time.Time // first packet that is unanswered yet; zero: none
 	rtt       time.Duration
-	handshake time.Time // last; zero: none yet
-	wanted    bool      // somebody uses the tunnel
-	stuck     bool      // a connection sends the same data again and again
+	handshake time.Time     // last; zero: none yet
+	asks      time.Duration // after which the connections ask, when nothing comes in; 0: asksAfter
+	wanted    bool          // somebody uses the tunnel
+	stuck     bool          // a connection sends the same data again and again
 }
 
 type action int
@@ -154,7 +157,11 @@ func (v *vigil) fault(s sight) time.Time {
 		return since.Add(firstFor)
 	}
 	if s.asked.IsZero() {
-		return since.Add(silentFor + 3*s.rtt)
+		asks := s.asks
+		if asks == 0 {
+			asks = asksAfter
+		}
+		return since.Add(asks + silentFor + 3*s.rtt)
 	}
 	// A handshake is no answer to data, but it starts the wait anew.
 	return later(s.asked, v.shookAt).Add(unansweredFor + 3*s.rtt)

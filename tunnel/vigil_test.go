@@ -103,11 +103,14 @@ func TestVigilEscalates(t *testing.T) {
 
 func TestVigilSilenceWithoutData(t *testing.T) {
 	t.Parallel()
-	w := shaken()
-	w.mark()
-	w.pass(5 * time.Second)
-	if len(w.at) == 0 || w.at[0] < silentFor || w.at[0] > silentFor+2*look {
-		t.Errorf("acted at %v, want first after %v", w.at, silentFor)
+	for asks, want := range map[time.Duration]time.Duration{0: asksAfter + silentFor, asksAfter: asksAfter + silentFor, time.Second: time.Second + silentFor} {
+		w := shaken()
+		w.s.asks = asks
+		w.mark()
+		w.pass(5 * time.Second)
+		if len(w.at) == 0 || w.at[0] < want || w.at[0] > want+2*look {
+			t.Errorf("acted at %v, want first after %v", w.at, want)
+		}
 	}
 }
 
@@ -254,7 +257,7 @@ func TestVigilKeepsItsPace(t *testing.T) {
 	w := shaken()
 	w.s.rtt = time.Millisecond
 	w.mark()
-	w.pass(silentFor + look)
+	w.pass(asksAfter + silentFor + look)
 	w.s.asked = w.now
 	w.pass(4 * time.Second)
 	for i := 1; i < len(w.at); i++ {

@@ -65,10 +65,10 @@ func (t *Tunnel) watch(ctx context.Context) {
 		now := time.Now()
 		state := t.wire.states()[t.cfg.Peer.PublicKey]
 		wanted := t.waiting.Load() > 0 || t.wire.net.open() > 0
-		rtt, stuck := t.wire.net.look()
+		rtt, asks, stuck := t.wire.net.look()
 		act := v.see(now, sight{
 			rx: state.rx, asked: t.wire.net.link.unanswered(), rtt: t.tap.plausible(rtt), handshake: state.handshake,
-			wanted: wanted, stuck: stuck.IsValid(),
+			asks: asks, wanted: wanted, stuck: stuck.IsValid(),
 		})
 		t.publish(now, &v)
 		if v.shook {
@@ -81,7 +81,7 @@ func (t *Tunnel) watch(ctx context.Context) {
 			t.log.InfoContext(ctx, "the tunnel's peer is heard again", "endpoint", state.endpoint)
 		}
 		t.do(ctx, act, v.attempts)
-		if stuck.IsValid() && v.attempts == 0 {
+		if stuck.IsValid() && v.attempts == 0 && !t.path.passedWithin(now, stuckAgain) {
 			t.wire.net.link.limit(t.path.stale())
 			t.path.suspect(stuck, now)
 		}
