@@ -215,8 +215,11 @@ func (t *Tunnel) use(ctx context.Context, size int) {
 func (t *Tunnel) widen(ctx context.Context, to netip.Addr) {
 	const small = 100
 	const patience, least, most = 600 * time.Millisecond, 20 * time.Millisecond, 250 * time.Millisecond
+	if !t.path.unseen(time.Now()) {
+		return
+	}
 	widest := t.widest()
-	if !t.path.unseen(time.Now()) || widest <= t.path.safe {
+	if widest <= t.path.safe {
 		return
 	}
 	asking, cancel := context.WithTimeout(ctx, patience)
