@@ -83,11 +83,11 @@ while :; do
 	exec:'show running-config') running > "$dir/running.$$"; page 3< "$dir/running.$$"; rm "$dir/running.$$" ;;
 	exec:'configure terminal') echo 'Enter configuration commands, one per line.  End with CNTL/Z.'; mode=config ;;
 	exec:'copy running-config startup-config')
-		ask 'Destination filename [startup-config]? '
+		ask 'Destination filename [startup-config]? ' || exit
 		printf 'Building configuration...\n[OK]\n'
 		echo saved > "$dir/saved" ;;
 	exec:reload)
-		ask 'Proceed with reload? [confirm]'
+		ask 'Proceed with reload? [confirm]' || exit
 		echo; exit ;;
 	exec:disable) mode=user ;;
 	config*:end) mode=exec ;;
