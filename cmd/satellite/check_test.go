@@ -231,8 +231,8 @@ func walledNamespace(t *testing.T) string {
 	sh(t, "ip", "netns", "add", ns)
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", ns).Run() })
 	sh(t, "ip", "-n", ns, "link", "set", "lo", "up")
-	for _, line := range []string{"table inet wall", "chain inet wall out { type filter hook output priority 0; }", "rule inet wall out ip daddr 127.0.0.0/8 meta l4proto udp drop"} {
-		sh(t, append([]string{"ip", "netns", "exec", ns, "nft", "add"}, strings.Fields(line)...)...)
+	for _, line := range []string{"add table inet wall", "add chain inet wall out { type filter hook output priority 0; }", "add rule inet wall out ip daddr 127.0.0.0/8 meta l4proto udp drop"} {
+		nft(t, ns, line)
 	}
 	return ns
 }

@@ -72,6 +72,12 @@ func namespaceOf(t *testing.T, letter string, n int) (ns, host, outer string) {
 	return ns, host, outer
 }
 
+// nft runs a command of a namespace's firewall.
+func nft(t *testing.T, ns, line string) {
+	t.Helper()
+	sh(t, append([]string{"ip", "netns", "exec", ns, "nft"}, strings.Fields(line)...)...)
+}
+
 func wireguardGo(t *testing.T, ns string, key tunnel.PrivateKey, peer tunnel.PublicKey) {
 	t.Helper()
 	out := &output{}

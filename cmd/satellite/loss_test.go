@@ -35,7 +35,6 @@ func TestNothingIsLost(t *testing.T) {
 	s.must(publisher.Settled(t.Context()))
 
 	hub, _, settings := s.hub()
-	hubEnv := hub.cmd.Env
 	p := s.satellite(append(settings, "USM_CONCURRENCY", "64")...)
 	for range 2 {
 		time.Sleep(2 * time.Second)
@@ -47,12 +46,7 @@ func TestNothingIsLost(t *testing.T) {
 	}
 	hub.kill()
 	time.Sleep(time.Second)
-	again := make(map[string]string)
-	for _, line := range hubEnv {
-		key, value, _ := strings.Cut(line, "=")
-		again[key] = value
-	}
-	start(t, []string{"hub"}, again)
+	start(t, []string{"hub"}, hub.settings())
 
 	results := s.collect(s.core(broker.CoreOptions{AnswerQueue: "erp.core"}), n)
 	stored := 0

@@ -167,6 +167,16 @@ func (p *process) kill() {
 	<-p.done
 }
 
+// settings are those that the process was started with.
+func (p *process) settings() map[string]string {
+	env := make(map[string]string)
+	for _, line := range p.cmd.Env {
+		key, value, _ := strings.Cut(line, "=")
+		env[key] = value
+	}
+	return env
+}
+
 // says waits until the process has printed something.
 func (p *process) says(t *testing.T, text string) {
 	t.Helper()
@@ -275,6 +285,23 @@ func (s *site) add(got map[string]jobs.Result, a broker.CoreAnswer) {
 		s.t.Errorf("job %s was answered twice, and differently: %s and %s", a.ID, old.Status, r.Status)
 	}
 	got[a.ID] = r
+}
+
+// answered sends one job and waits for its answer, which must have come by
+// this transport.
+func (s *site) answered(core *broker.Core, id, transport string) {
+	s.t.Helper()
+	began := time.Now()
+	body := job(id, "icmp.ping", `"target":{"address":"127.0.0.1"},"params":{"count":1}`)
+	s.must(core.Submit(s.t.Context(), broker.CoreMessage{Queue: "usm_poller-sat-7", ID: id, Body: body}))
+	for {
+		got := s.collect(core, 1)
+		if r, ok := got[id]; ok {
+			allOK(s.t, got, transport)
+			s.t.Logf("%s: answered after %s, attempt %d, from store: %t", id, time.Since(began).Round(time.Millisecond), r.Attempts, r.FromStore)
+			return
+		} // else the answer to an earlier job again, whose acknowledgement was lost
+	}
 }
 
 // hub starts a hub in front of the site's broker; settings connect a satellite.

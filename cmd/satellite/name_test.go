@@ -19,8 +19,6 @@ import (
 	"github.com/miekg/dns"
 
 	"usm-satellite/broker"
-	"usm-satellite/deploy/lab"
-	"usm-satellite/tunnel"
 )
 
 const hubName = "hub.lab.invalid"
@@ -40,10 +38,11 @@ type remote struct {
 
 func newRemote(t *testing.T) *remote {
 	t.Helper()
-	s, dir := newSite(t, rabbit), t.TempDir()
+	s := newSite(t, rabbit)
+	_, port, settings := s.hub()
 	ns, host, _ := namespaceOf(t, "n", os.Getpid())
 	r := &remote{
-		site: s, ns: ns, hosts: filepath.Join(dir, "hosts"), port: lab.Port(),
+		site: s, ns: ns, hosts: filepath.Join(t.TempDir(), "hosts"), port: port,
 		v4: [2]string{host, "198.18.77.2"}, v6: [2]string{"fd77:77::1", "fd77:77::2"},
 	}
 	sh(t, "ip", "address", "add", r.v4[1]+"/32", "dev", ns+"h")
@@ -59,15 +58,9 @@ func newRemote(t *testing.T) *remote {
 		return err == nil && len(out) == 0
 	})
 
-	hubKey, key := tunnel.NewPrivateKey(), tunnel.NewPrivateKey()
-	s.must(os.WriteFile(filepath.Join(dir, "peers"), fmt.Appendf(nil, "[Peer]\nPublicKey = %s\nAllowedIPs = 10.77.0.7/32\n", key.Public()), 0o600))
-	s.startHub(dir, hubKey, r.port, rabbit.Port)
 	// AMQPS at the same address as here, for the certificate is made for that.
 	relayInside(t, ns, loopback(rabbit.TLSPort), loopback(rabbit.TLSPort))
-	r.settings = []string{
-		"USM_WG_PRIVATE_KEY", key.Reveal(), "USM_WG_ADDRESS", "10.77.0.7/32", "USM_WG_PEER_PUBLIC_KEY", hubKey.Public().String(),
-		"USM_WG_ENDPOINT", net.JoinHostPort(hubName, strconv.Itoa(r.port)), "USM_WG_BROKER", "10.77.0.1:5672",
-	}
+	r.settings = append(settings, "USM_WG_ENDPOINT", net.JoinHostPort(hubName, strconv.Itoa(port)))
 	return r
 }
 
@@ -79,10 +72,9 @@ func (r *remote) start(more ...string) *process {
 	return p
 }
 
-// nft runs a command of the site's firewall.
 func (r *remote) nft(line string) {
 	r.t.Helper()
-	sh(r.t, append([]string{"ip", "netns", "exec", r.ns, "nft"}, strings.Fields(line)...)...)
+	nft(r.t, r.ns, line)
 }
 
 // firewall stands at the wire, where who sends is not told.
@@ -186,21 +178,14 @@ func TestNameWithBothFamilies(t *testing.T) {
 	r := newRemote(t)
 	r.name(r.v4[0], r.v6[0])
 	core := r.core(broker.CoreOptions{})
-	answered := func(id string) {
-		t.Helper()
-		began := time.Now()
-		got := r.ask(core, map[string][]byte{id: job(id, "icmp.ping", `"target":{"address":"127.0.0.1"},"params":{"count":1}`)})
-		allOK(t, got, "wireguard+amqp")
-		t.Logf("%s: answered after %s, given out before: %t", id, time.Since(began).Round(time.Millisecond), got[id].Redelivered)
-	}
 	for i, deaf := range []string{r.v4[0], r.v6[0]} {
 		other := []string{r.v6[0], r.v4[0]}[i]
 		r.block(deaf)
 		p := r.start("USM_STATE_DIR", t.TempDir())
-		answered(fmt.Sprintf("beside-%d", i))
+		r.answered(core, fmt.Sprintf("beside-%d", i), "wireguard+amqp")
 		r.unblock()
 		r.block(other)
-		answered(fmt.Sprintf("after-%d", i))
+		r.answered(core, fmt.Sprintf("after-%d", i), "wireguard+amqp")
 		n := strings.Count(p.out.String(), "taking jobs")
 		t.Logf("%d connections to the broker", n)
 		if n > 3 {

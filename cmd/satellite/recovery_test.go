@@ -20,31 +20,6 @@ import (
 // machine may be slow. RECOVERY_ROUNDS is how often each is tried (default 1).
 const recoveryRounds = "RECOVERY_ROUNDS"
 
-// answered sends one job and waits for its answer, which must have come by
-// this transport.
-func (s *site) answered(core *broker.Core, id, transport string) {
-	s.t.Helper()
-	body := job(id, "icmp.ping", `"target":{"address":"127.0.0.1"},"params":{"count":1}`)
-	s.must(core.Submit(s.t.Context(), broker.CoreMessage{Queue: "usm_poller-sat-7", ID: id, Body: body}))
-	for {
-		got := s.collect(core, 1)
-		if r, ok := got[id]; ok {
-			allOK(s.t, got, transport)
-			s.t.Logf("%s: attempt %d, from store: %t", id, r.Attempts, r.FromStore)
-			return
-		} // else the answer to an earlier job again, whose acknowledgement was lost
-	}
-}
-
-func settingsOf(lines []string) map[string]string {
-	env := make(map[string]string)
-	for _, line := range lines {
-		key, value, _ := strings.Cut(line, "=")
-		env[key] = value
-	}
-	return env
-}
-
 // sayIfSlow shows what the process said while a recovery took longer than it
 // should.
 func sayIfSlow(t *testing.T, p *process, from int, since time.Time, limit time.Duration) {
@@ -57,7 +32,7 @@ func sayIfSlow(t *testing.T, p *process, from int, since time.Time, limit time.D
 func TestRecoveryOfARestartedHub(t *testing.T) {
 	s := newSite(t, rabbit)
 	hub, _, settings := s.hub()
-	env := settingsOf(hub.cmd.Env)
+	env := hub.settings()
 	p := s.satellite(settings...)
 	core := s.core(broker.CoreOptions{})
 	var took []time.Duration

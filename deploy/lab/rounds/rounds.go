@@ -14,8 +14,8 @@ import (
 // the usual number.
 func Of(t *testing.T, variable string, usual int) int {
 	t.Helper()
-	text, set := os.LookupEnv(variable)
-	if !set || text == "" {
+	text, _ := os.LookupEnv(variable)
+	if text == "" {
 		return usual
 	}
 	n, err := strconv.Atoi(text)
