@@ -178,20 +178,21 @@ func (p *Proxy) forward() {
 func (p *Proxy) client(from netip.AddrPort) (*client, netip.AddrPort) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c := p.clients[from]; c != nil || p.closed {
-		if c != nil {
-			c.asked[p.target] = true
+	c := p.clients[from]
+	if c == nil {
+		if p.closed {
+			return nil, p.target
 		}
-		return c, p.target
+		back, err := net.ListenUDP("udp", nil)
+		if err != nil {
+			return nil, p.target
+		}
+		enlarge(back)
+		c = &client{addr: from, back: back, asked: map[netip.AddrPort]bool{}}
+		p.clients[from] = c
+		p.wg.Go(func() { p.backward(c) })
 	}
-	back, err := net.ListenUDP("udp", nil)
-	if err != nil {
-		return nil, p.target
-	}
-	enlarge(back)
-	c := &client{addr: from, back: back, asked: map[netip.AddrPort]bool{p.target: true}}
-	p.clients[from] = c
-	p.wg.Go(func() { p.backward(c) })
+	c.asked[p.target] = true
 	return c, p.target
 }
 
