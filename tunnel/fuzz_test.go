@@ -18,7 +18,7 @@ func FuzzTap(f *testing.F) {
 	f.Add(packet(device.MessageInitiationType, device.MessageInitiationSize), packet(device.MessageTransportType, device.MessageTransportSize))
 	f.Add(packet(device.MessageResponseType, device.MessageResponseSize), packet(device.MessageTransportType, 3))
 	f.Fuzz(func(t *testing.T, sent, received []byte) {
-		tap := newTap(newSocket())
+		tap := newTap()
 		tap.ours.Store(1) // it has been at work for long
 		tap.received(received)
 		session := len(received) >= device.MessageTransportSize && received[0] == device.MessageTransportType

@@ -177,14 +177,17 @@ func (t *Tunnel) lookAtPath(ctx context.Context, to netip.Addr) {
 // drop, and which cost more than they carry.
 func (t *Tunnel) widest() int {
 	const padding = 16 // WireGuard fills packets up to a multiple of it
+	if t.path.safe == t.path.full {
+		return t.path.full // somebody knows better
+	}
 	endpoint, _, _, _ := t.route.view()
 	overhead := wireOverhead4
 	if endpoint.Addr().Is6() {
 		overhead = wireOverhead6
 	}
 	whole := (wireMTU(endpoint) - overhead) / padding * padding
-	if whole <= 0 || t.path.safe == t.path.full {
-		return t.path.full // nobody knows, or somebody knows better
+	if whole <= 0 {
+		return t.path.full // nobody knows
 	}
 	return min(t.path.full, max(whole, t.path.safe))
 }

@@ -75,10 +75,10 @@ func (s *socket) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		}
 	}
 	var receive []conn.ReceiveFunc
-	for _, h := range []*udpFamily{s.v4, s.v6} {
-		if h != nil {
-			receive = append(receive, h.receive)
-			port = h.port()
+	for _, f := range []*udpFamily{s.v4, s.v6} {
+		if f != nil {
+			receive = append(receive, f.receive)
+			port = f.port()
 		}
 	}
 	return receive, port, nil
@@ -110,23 +110,24 @@ func listenUDP(network string, port uint16) (*udpFamily, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &udpFamily{conn: c, batch: ipv4.NewPacketConn(c)}
+	f := &udpFamily{conn: c, batch: ipv4.NewPacketConn(c)}
 	if network == "udp6" {
-		h.batch = ipv6.NewPacketConn(c)
+		f.batch = ipv6.NewPacketConn(c)
 	}
 	raw, err := c.SyscallConn()
 	if err == nil {
-		err = raw.Control(func(fd uintptr) { h.merged = prepare(int(fd), network) })
+		err = raw.Control(func(fd uintptr) { f.merged = prepare(int(fd), network) })
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	h.in = messages(conn.IdealBatchSize)
-	if h.merged {
-		h.in = h.in[:conn.IdealBatchSize/mostMerged]
+	reads := conn.IdealBatchSize
+	if f.merged {
+		reads /= mostMerged
 	}
-	h.out.New = func() any { out := messages(conn.IdealBatchSize); return &out }
-	return h, nil
+	f.in = messages(reads)
+	f.out.New = func() any { out := messages(conn.IdealBatchSize); return &out }
+	return f, nil
 }
 
 // prepare sets the options of a socket, each of which it can do without, and
@@ -170,48 +171,45 @@ func (s *socket) Close() error {
 
 func (s *socket) close() error {
 	var errs []error
-	for _, h := range []*udpFamily{s.v4, s.v6} {
-		if h != nil {
-			errs = append(errs, h.conn.Close())
+	for _, f := range []*udpFamily{s.v4, s.v6} {
+		if f != nil {
+			errs = append(errs, f.conn.Close())
 		}
 	}
 	s.v4, s.v6 = nil, nil
 	return errors.Join(errs...)
 }
 
-func (h *udpFamily) port() uint16 { return h.conn.LocalAddr().(*net.UDPAddr).AddrPort().Port() } //nolint:forcetypeassert // of a UDP socket
+func (f *udpFamily) port() uint16 { return f.conn.LocalAddr().(*net.UDPAddr).AddrPort().Port() } //nolint:forcetypeassert // of a UDP socket
 
 // BatchSize is the most datagrams of one call.
 func (*socket) BatchSize() int { return conn.IdealBatchSize }
 
-// SetMark is not used: nothing of the hub routes by marks.
+// SetMark is not used: nothing here routes by marks.
 func (*socket) SetMark(uint32) error { return errors.ErrUnsupported }
 
 // receive reads a batch. Merged datagrams are read into the last buffers, and
 // cut into those from the first on: each is out of the way before its own place
 // is needed.
-func (h *udpFamily) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n int, err error) {
-	first := 0
-	if h.merged {
-		first = len(bufs) - len(h.in)
+func (f *udpFamily) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n int, err error) {
+	first := len(bufs) - len(f.in)
+	for i := range f.in {
+		f.in[i].Buffers[0], f.in[i].OOB = bufs[first+i], f.in[i].OOB[:cap(f.in[i].OOB)]
 	}
-	for i := range h.in {
-		h.in[i].Buffers[0], h.in[i].OOB = bufs[first+i], h.in[i].OOB[:cap(h.in[i].OOB)]
-	}
-	got, err := h.batch.ReadBatch(h.in, 0)
+	got, err := f.batch.ReadBatch(f.in, 0)
 	if err != nil {
 		return 0, err
 	}
 	for i := range got {
-		m := &h.in[i]
+		m := &f.in[i]
 		size, src := aside(m.OOB[:m.NN])
-		h.hear(m.Addr.(*net.UDPAddr), src) //nolint:forcetypeassert // of a UDP socket
+		f.hear(m.Addr.(*net.UDPAddr), src) //nolint:forcetypeassert // of a UDP socket
 		for data := m.Buffers[0][:m.N]; len(data) > 0 && n < len(bufs); n++ {
 			one := len(data)
 			if size > 0 {
 				one = min(size, one)
 			}
-			sizes[n], eps[n] = copy(bufs[n], data[:one]), h.last
+			sizes[n], eps[n] = copy(bufs[n], data[:one]), f.last
 			data = data[one:]
 		}
 	}
@@ -220,7 +218,7 @@ func (h *udpFamily) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n 
 
 // aside reads the control messages of a datagram: the size of those that were
 // merged into it, 0 for one that was not, and which address of this host it was
-// sent to, as a control message that makes the answer leave from there.
+// sent to.
 func aside(oob []byte) (size int, src source) {
 	for len(oob) >= unix.SizeofCmsghdr {
 		head, data, rest, err := unix.ParseOneSocketControlMessage(oob)
@@ -271,16 +269,16 @@ type endpoint struct {
 
 // hear makes last the endpoint of a datagram. Most come from where the one
 // before came from.
-func (h *udpFamily) hear(from *net.UDPAddr, src source) {
+func (f *udpFamily) hear(from *net.UDPAddr, src source) {
 	dst := from.AddrPort()
-	if e := h.last; e != nil && e.dst == dst && e.src == src && e.control.Load() != nil {
+	if e := f.last; e != nil && e.dst == dst && e.src == src && e.control.Load() != nil {
 		return
 	}
 	e := &endpoint{dst: dst, to: from, src: src}
 	if control := src.control(); control != nil {
 		e.control.Store(&control)
 	}
-	h.last = e
+	f.last = e
 }
 
 // ParseEndpoint reads an address and a port.
@@ -310,19 +308,19 @@ func (s *socket) Send(bufs [][]byte, to conn.Endpoint) error {
 		return conn.ErrWrongEndpointType
 	}
 	s.mu.RLock()
-	h := s.v4
+	f := s.v4
 	if e.dst.Addr().Is6() {
-		h = s.v6
+		f = s.v6
 	}
 	s.mu.RUnlock()
-	if h == nil {
+	if f == nil {
 		return unix.EAFNOSUPPORT
 	}
-	err := h.send(bufs, e)
+	err := f.send(bufs, e)
 	if err != nil && e.control.Load() != nil {
 		// The address that it was asked at may be gone from this host.
 		e.ClearSrc()
-		return h.send(bufs, e)
+		return f.send(bufs, e)
 	}
 	return err
 }
@@ -330,23 +328,23 @@ func (s *socket) Send(bufs [][]byte, to conn.Endpoint) error {
 // send gives the kernel datagrams of one size as one, to cut, unless a route
 // has refused that: some network drivers cannot, and none cuts into datagrams
 // larger than it carries, which one by one go in fragments.
-func (h *udpFamily) send(bufs [][]byte, e *endpoint) error {
-	out := h.out.Get().(*[]ipv4.Message) //nolint:forcetypeassert // nothing else is in it
-	defer h.out.Put(out)
-	single := h.single.Load()
-	err := h.write(fill(*out, bufs, e, single))
+func (f *udpFamily) send(bufs [][]byte, e *endpoint) error {
+	out := f.out.Get().(*[]ipv4.Message) //nolint:forcetypeassert // nothing else is in it
+	defer f.out.Put(out)
+	single := f.single.Load()
+	err := f.write(fill(*out, bufs, e, single))
 	if single || !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EMSGSIZE) && !errors.Is(err, unix.EINVAL) {
 		return err
 	}
-	if err = h.write(fill(*out, bufs, e, true)); err == nil {
-		h.single.Store(true)
+	if err = f.write(fill(*out, bufs, e, true)); err == nil {
+		f.single.Store(true)
 	}
 	return err
 }
 
-func (h *udpFamily) write(all []ipv4.Message) error {
+func (f *udpFamily) write(all []ipv4.Message) error {
 	for len(all) > 0 {
-		n, err := h.batch.WriteBatch(all, 0)
+		n, err := f.batch.WriteBatch(all, 0)
 		if err != nil {
 			return err
 		}

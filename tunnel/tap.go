@@ -41,7 +41,7 @@ type tap struct {
 
 const known = 1 << 32
 
-func newTap(bind conn.Bind) *tap { return &tap{Bind: bind, answered: make(chan struct{}, 1)} }
+func newTap() *tap { return &tap{Bind: newSocket(), answered: make(chan struct{}, 1)} }
 
 // Open starts listening and looks at what is received.
 func (t *tap) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {

@@ -74,7 +74,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Tunnel, error) {
 		return nil, fmt.Errorf("tunnel: %w", err)
 	}
 	stack.link.limit(cfg.safeMTU())
-	tap := newTap(newSocket())
+	tap := newTap()
 	w, err := openWire(stack, tap, deviceLog(ctx, log), cfg.PrivateKey, cfg.ListenPort)
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: %w", err)

@@ -133,22 +133,19 @@ func (w *wire) initiate(key PublicKey, renew bool) {
 // of all of them: the same words are said once in a while.
 func deviceLog(ctx context.Context, log *slog.Logger) *device.Logger {
 	said := repeats{said: make(map[string]*repeated)}
-	say := func(level slog.Level) func(string, ...any) {
-		return func(format string, args ...any) {
-			if !log.Enabled(ctx, level) || strings.HasPrefix(format, "Routine: ") {
-				return
+	return &device.Logger{
+		Verbosef: func(format string, args ...any) {
+			if log.Enabled(ctx, slog.LevelDebug) && !strings.HasPrefix(format, "Routine: ") {
+				log.DebugContext(ctx, "wireguard", "detail", fmt.Sprintf(format, args...))
 			}
+		},
+		Errorf: func(format string, args ...any) {
 			detail := fmt.Sprintf(format, args...)
-			if level == slog.LevelDebug {
-				log.DebugContext(ctx, "wireguard", "detail", detail)
-				return
-			}
 			if held, again := said.hold(detail, time.Now()); !again {
-				log.Log(ctx, level, "wireguard", "detail", detail, "same_before", held)
+				log.WarnContext(ctx, "wireguard", "detail", detail, "same_before", held)
 			}
-		}
+		},
 	}
-	return &device.Logger{Verbosef: say(slog.LevelDebug), Errorf: say(slog.LevelWarn)}
 }
 
 const (
